@@ -1,0 +1,59 @@
+"""Compares a PyTorch or NeMo model with its Core ML conversion, tensor by tensor, on any machine.
+
+The names of the public interface are imported when they are first used, so that `import layerdiff` costs
+nothing:
+
+    import layerdiff as ld
+    model = ld.load("RNNTJoint.mlpackage")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from layerdiff.errors import LayerdiffError
+    from layerdiff.mil import Model, load
+    from layerdiff.records import CandidateResult, Coverage, DurationAnalysis, Finding, Report, StageResult
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load": "layerdiff.mil",
+    "Model": "layerdiff.mil",
+    "CandidateResult": "layerdiff.records",
+    "Coverage": "layerdiff.records",
+    "DurationAnalysis": "layerdiff.records",
+    "Finding": "layerdiff.records",
+    "Report": "layerdiff.records",
+    "StageResult": "layerdiff.records",
+    "LayerdiffError": "layerdiff.errors",
+}
+"""Public name → the module that holds it."""
+
+__all__ = [
+    "CandidateResult",
+    "Coverage",
+    "DurationAnalysis",
+    "Finding",
+    "LayerdiffError",
+    "Model",
+    "Report",
+    "StageResult",
+    "__version__",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name; it is then an ordinary attribute."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'layerdiff' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

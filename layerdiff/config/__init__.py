@@ -1,0 +1,114 @@
+"""The configuration: a YAML file in, a frozen and fully checked `Config` out.
+
+`load` reads and checks a file, `from_mapping` checks values that come from elsewhere, `override` applies the
+options of the command line. Every fault is a `ConfigError` that names the key and its line; nothing that a
+configuration names (models, audio, packages) is opened here. Paths are relative to the working directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from layerdiff.config.document import Document, read
+from layerdiff.config.messages import as_config_error
+from layerdiff.config.models import (
+    CandidateConfig,
+    Config,
+    ConvertConfig,
+    ExpectConfig,
+    InputsConfig,
+    OutputsConfig,
+    ReferenceConfig,
+    StageConfig,
+)
+from layerdiff.config.slices import Index, parse_slice
+from layerdiff.errors import ConfigError, known_names
+
+__all__ = [
+    "CandidateConfig",
+    "Config",
+    "ConvertConfig",
+    "ExpectConfig",
+    "Index",
+    "InputsConfig",
+    "OutputsConfig",
+    "ReferenceConfig",
+    "StageConfig",
+    "from_mapping",
+    "load",
+    "override",
+    "parse_slice",
+]
+
+
+def load(path: str | Path) -> Config:
+    """The configuration in the file at `path`.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or breaks a rule.
+    """
+    document = read(path)
+    outputs = document.values.get("outputs")
+    if outputs is None or (isinstance(outputs, dict) and outputs.get("dir") is None):
+        document.values["outputs"] = {**(outputs or {}), "dir": (Path("outputs") / Path(path).stem).as_posix()}
+    config = _checked(document)
+    config._path = str(path)
+    return config
+
+
+def from_mapping(values: Mapping[str, Any], *, place: str = "the configuration") -> Config:
+    """The configuration in `values`, which have the structure of the YAML file.
+
+    Raises:
+        ConfigError: the values break a rule.
+    """
+    return _checked(Document(path=place, values=dict(values), lines={}))
+
+
+def override(
+    config: Config,
+    *,
+    candidates: Sequence[str] = (),
+    audio: Sequence[str] = (),
+    points: str | None = None,
+    dir: str | None = None,
+) -> Config:
+    """The configuration with the options of the command line in place of its own values.
+
+    Args:
+        config: stays as it is.
+        candidates: the names of those to keep; all of them if empty.
+        audio: replaces every other input.
+        points: `path` or `lattice`.
+        dir: the run directory.
+
+    Raises:
+        ConfigError: a candidate does not exist, or a value is not one of the choices.
+    """
+    for name in candidates:
+        if name not in config.candidates:
+            known = known_names("known candidates", name, config.candidates)
+            raise ConfigError(f"There is no candidate '{name}'.", where=config.path, detail=known)
+    values = config.model_dump(exclude_none=True)
+    if candidates:
+        values["candidates"] = {name: values["candidates"][name] for name in config.candidates if name in candidates}
+    if audio:
+        values["inputs"] = {"audio": list(audio), "points": config.inputs.points}
+    if points is not None:
+        values["inputs"]["points"] = points
+    if dir is not None:
+        values["outputs"]["dir"] = dir
+    changed = from_mapping(values, place="the command line")
+    changed._path = config._path
+    return changed
+
+
+def _checked(document: Document) -> Config:
+    try:
+        return Config.model_validate(document.values)
+    except ValidationError as error:
+        raise as_config_error(error, document) from None  # its text says the same, with values of any size

@@ -1,0 +1,275 @@
+"""The keys of a configuration, each with its meaning, its default and the rules it has to keep.
+
+Keys that are unknown, of a wrong type or contradict each other are refused while a model is built. A key
+without a value counts as absent. Nothing here opens a file: paths are checked where they are used.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic_core import PydanticCustomError
+
+from layerdiff.config.document import kind_of
+from layerdiff.config.slices import Index, parse_slice
+from layerdiff.errors import known_names
+from layerdiff.records import COMPONENTS, METRICS, Component
+
+REFUSED = "layerdiff"
+"""The pydantic error type of the rules below; its context holds `what`, `key`, `detail` and `action`."""
+
+WRONG_KIND = "layerdiff_kind"
+"""The error type of a value of a kind that the key does not take; its context is that of `_wrong_kind`."""
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def refuse(
+    what: str, *, key: tuple[str | int, ...] = (), detail: str | None = None, action: str | None = None
+) -> PydanticCustomError:
+    """The error of a rule that is broken at `key`, counted from the model that holds the rule."""
+    return PydanticCustomError(REFUSED, "{what}", {"what": what, "key": key, "detail": detail, "action": action})
+
+
+class Section(BaseModel):
+    """What all parts of a configuration have in common: frozen, typed strictly, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _absent_without_value(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        return {key: value for key, value in values.items() if value is not None or key not in cls.model_fields}
+
+
+def _wrong_kind(got: object, *, expected: str, key: tuple[str | int, ...] = ()) -> PydanticCustomError:
+    """The error of a value that is not of the kind that the key takes."""
+    # pydantic writes out everything in the context, and the value may be of any size
+    kind, is_number = kind_of(got), isinstance(got, int | float)
+    context = {"kind": kind, "is_number": is_number, "expected": expected, "key": key}
+    return PydanticCustomError(WRONG_KIND, "expected {expected}", context)
+
+
+def _one_of(*choices: type) -> Callable[[Any], Any]:
+    """A validator that names the kinds of value a key takes, where pydantic would name each alternative apart."""
+    expected = " or ".join(_CHOICES[choice] for choice in choices)
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, choices) or not value or (isinstance(value, str) and not value.strip()):
+            raise _wrong_kind(value, expected=expected)
+        parts = value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
+        for name, part in parts:
+            if not isinstance(part, str) or not part.strip():
+                raise _wrong_kind(part, expected="text", key=(name,))
+        return value
+
+    return check
+
+
+_CHOICES: dict[type, str] = {str: "text", list: "a list of texts", dict: "a mapping"}
+
+
+class ReferenceConfig(Section):
+    """The model that counts as right."""
+
+    nemo: Annotated[str, Field(min_length=1)]
+    """A bundled name (`parakeet-tdt-mini`), a `.nemo` file, or a name on the Hugging Face hub."""
+    component: Literal["preprocessor", "encoder", "decoder", "joint", "whole"] = "joint"
+    """What is compared; `whole` is all components in sequence."""
+
+
+class ConvertConfig(Section):
+    """A package that is built from the reference."""
+
+    recipe: Literal["raw_logits", "cpu_traced"] = "raw_logits"
+    """`raw_logits` converts as it should be; `cpu_traced` traces the joint as it stands on a CPU."""
+    precision: Literal["float32", "float16"] = "float16"
+    """The compute precision that coremltools is asked for."""
+    debug: bool = True
+    """Whether the package has the inner tensors as outputs too."""
+
+
+class CandidateConfig(Section):
+    """One conversion that is held against the reference: an existing package, or a recipe that builds it."""
+
+    coreml: Annotated[str | dict[str, str] | None, BeforeValidator(_one_of(str, dict))] = None
+    """A package, or component → package."""
+    convert: ConvertConfig | None = None
+    engine: Literal["auto", "native", "portable"] = "auto"
+    """What runs the package; `auto` is native on macOS and portable everywhere else."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> CandidateConfig:
+        if self.coreml is None and self.convert is None:
+            action = "Give 'coreml: PACKAGE', or 'convert: {}' to build one."
+            raise refuse("The candidate names no package.", detail="expected coreml or convert", action=action)
+        if self.coreml is not None and self.convert is not None:
+            raise refuse(
+                "The candidate has both 'coreml' and 'convert'.",
+                detail="coreml names a package that exists, convert builds one",
+                action="Keep one of them, or make two candidates.",
+            )
+        for name in self.coreml if isinstance(self.coreml, dict) else ():
+            if name not in COMPONENTS:
+                known = known_names("known components", name, COMPONENTS)
+                raise refuse(f"There is no component '{name}'.", key=("coreml", name), detail=known)
+        return self
+
+
+class InputsConfig(Section):
+    """What the models are fed with: exactly one of audio, manifest and tensors."""
+
+    audio: Annotated[str | list[str] | None, BeforeValidator(_one_of(str, list))] = None
+    """Audio files or patterns such as `audio/*.wav`."""
+    manifest: Annotated[str | None, Field(min_length=1)] = None
+    """A NeMo manifest, one JSON object per line."""
+    tensors: Annotated[str | None, Field(min_length=1)] = None
+    """A safetensors file with the component's inputs by their names."""
+    points: Literal["path", "lattice"] = "path"
+    """Where the joint is compared: along the greedy path, or everywhere."""
+
+    @model_validator(mode="after")
+    def _one_input(self) -> InputsConfig:
+        given = [name for name in ("audio", "manifest", "tensors") if getattr(self, name) is not None]
+        if len(given) != 1:
+            what = "has no input" if not given else "has more than one input: " + ", ".join(given)
+            raise refuse(f"The configuration {what}.", detail="expected exactly one of audio, manifest, tensors")
+        return self
+
+
+class ExpectConfig(Section):
+    """What else a stage must fulfil to pass."""
+
+    some_positive: bool = False
+    """Whether the candidate must have a positive value in every row in which the reference has one."""
+
+
+class StageConfig(Section):
+    """A point of comparison: a pair of tensors, or a slice of a stage above it."""
+
+    reference: Annotated[str | None, Field(min_length=1)] = None
+    """The reference's tensor."""
+    candidate: Annotated[str | None, Field(min_length=1)] = None
+    """The candidate's tensor; of a slice, only where the candidate has a tensor that holds just the slice."""
+    of: Annotated[str | None, Field(min_length=1)] = None
+    """The stage that this one is a slice of."""
+    slice: str | None = None
+    """The slice in NumPy's notation, e.g. `"..., -5:"`."""
+    expect: ExpectConfig = ExpectConfig()
+    component: Component | None = None
+    """The component the tensors lie in; without it the first word of the reference's tensor says so."""
+
+    @property
+    def index(self) -> Index | None:
+        """The slice as an index; None for a stage that is not a slice."""
+        return None if self.slice is None else parse_slice(self.slice)
+
+    @model_validator(mode="after")
+    def _pair_or_slice(self) -> StageConfig:
+        given = [name for name in ("reference", "candidate", "of", "slice") if getattr(self, name) is not None]
+        if given not in (["reference", "candidate"], ["of", "slice"], ["candidate", "of", "slice"]):
+            raise refuse(
+                "The stage is neither a pair of tensors nor a slice of another stage.",
+                detail="expected reference and candidate, or of and slice; got " + (", ".join(given) or "neither"),
+            )
+        try:
+            _ = self.index
+        except ValueError as error:
+            raise refuse(f"The slice '{self.slice}' {error}.", key=("slice",), action=_SLICE_HELP) from error
+        return self
+
+
+_SLICE_HELP = 'Write it as NumPy does, in quotes: "..., -5:" is the last five of the last axis.'
+
+
+with warnings.catch_warnings():
+    # the key is called json; pydantic warns that this hides its own deprecated method
+    warnings.filterwarnings("ignore", message='Field name "json"', category=UserWarning)
+
+    class OutputsConfig(Section):
+        """The run directory and the files that are written into it."""
+
+        dir: Annotated[str, Field(min_length=1)] = "outputs"
+        """`load` replaces the default by `outputs/NAME` for a configuration `NAME.yaml`."""
+        csv: bool = True
+        json: bool = True  # type: ignore[assignment]
+        markdown: bool = True
+        html: bool = True
+
+
+class Config(Section):
+    """A whole configuration."""
+
+    reference: ReferenceConfig
+    candidates: dict[str, CandidateConfig]
+    """By name, in the order of the report."""
+    inputs: InputsConfig
+    stages: dict[str, StageConfig] | None = None
+    """By name, in the order of the report; None stands for the recipe's own map."""
+    thresholds: dict[str, Number] = {}
+    """Metric → limit; empty where the limits follow from the precision that a candidate declares."""
+    outputs: OutputsConfig = OutputsConfig()
+
+    _path: str | None = PrivateAttr(default=None)
+
+    @property
+    def path(self) -> str | None:
+        """The file it was loaded from, as the user wrote it."""
+        return self._path
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        _check_candidates(self)
+        for position, name in enumerate(self.stages or {}):
+            _check_stage(self, name, position)
+        for metric in self.thresholds:
+            if metric not in METRICS:
+                known = known_names("known metrics", metric, METRICS)
+                raise refuse(f"There is no metric '{metric}'.", key=("thresholds", metric), detail=known)
+        return self
+
+
+def _check_candidates(config: Config) -> None:
+    if not config.candidates:
+        action = "Give at least one, e.g. 'raw_logits: {convert: {}}'."
+        raise refuse("The configuration has no candidate.", key=("candidates",), action=action)
+    component = config.reference.component
+    for name, candidate in config.candidates.items():
+        key: tuple[str | int, ...] = ("candidates", name)
+        if not name.strip():
+            raise refuse("A candidate has an empty name.", key=key)
+        if isinstance(candidate.coreml, str) and component == "whole":
+            raise refuse(
+                f"The candidate '{name}' is one package, but the reference is the whole model.",
+                key=(*key, "coreml"),
+                detail="expected component: package, e.g. {encoder: Encoder.mlpackage, joint: Joint.mlpackage}",
+            )
+        if isinstance(candidate.coreml, dict) and component != "whole" and component not in candidate.coreml:
+            raise refuse(
+                f"The candidate '{name}' has no package for the component '{component}'.",
+                key=(*key, "coreml"),
+                detail="it has packages for: " + ", ".join(candidate.coreml),
+            )
+
+
+def _check_stage(config: Config, name: str, position: int) -> None:
+    stages, component = config.stages or {}, config.reference.component
+    stage, key = stages[name], ("stages", name)
+    if not name.strip():
+        raise refuse("A stage has an empty name.", key=key)
+    earlier = list(stages)[:position]
+    if stage.of is not None and stage.of not in earlier:
+        fault = "which is not above it" if stage.of in stages else "which does not exist"
+        known = known_names("stages above it", stage.of, earlier)
+        raise refuse(f"The stage '{name}' is a slice of '{stage.of}', {fault}.", key=(*key, "of"), detail=known)
+    if component != "whole" and stage.component not in (None, component):
+        raise refuse(
+            f"The stage '{name}' is of the component '{stage.component}', but only '{component}' is compared.",
+            key=(*key, "component"),
+            action="Set 'reference.component: whole', or remove the stage.",
+        )

@@ -1,0 +1,1 @@
+"""From a failing stage to its cause, and from its error to what it does to decoding."""

@@ -1,0 +1,135 @@
+"""Tensors as rows, rows as cache-sized blocks, and the sums of a row.
+
+A row is the last axis of a tensor and the unit of streaming: everything that is summed is summed within the row
+in an order that depends on the length of the row alone, so that neither the number of rows in a block nor the
+memory layout of the tensor can change a bit of it. Rows are then added exactly (`exact.ExactSum`). A row longer
+than `SEGMENT` is cut into segments of that length, which are treated as rows of their own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+
+SEGMENT = 65536
+"""Elements per block and at most per segment: small enough for a cache, large enough for NumPy's calls not to count."""
+GROUP_ROWS = 4096
+"""Rows whose sums are collected before they are added exactly; bounds the memory for narrow rows."""
+NARROW = 16
+"""Rows shorter than this are summed column by column, and blocks of them are stored transposed."""
+LANES = 512
+"""Long rows are folded to this many partial sums first, which NumPy does at the speed of the cache."""
+FOLD_FROM = 4 * LANES
+"""Below this length folding costs more than it saves."""
+
+
+def check_pair(reference: Array, candidate: Array) -> None:
+    """Raises ValueError unless both sides have one shape and one kind of dtype; nothing is broadcast."""
+    if reference.shape != candidate.shape:
+        raise ValueError(f"reference is {_written(reference)}, candidate is {_written(candidate)}: the shapes differ")
+    kinds = [{"u": "i"}.get(side.dtype.kind, side.dtype.kind) for side in (reference, candidate)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"reference is {_written(reference)}, candidate is {_written(candidate)}: the kinds differ")
+    if kinds[0] not in "fib":
+        raise ValueError(f"reference is {_written(reference)}: only floating, integer and bool tensors have metrics")
+
+
+def _written(value: Array) -> str:
+    return f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+
+
+def matrices(*sides: Array) -> Iterator[tuple[Array, ...]]:
+    """The sides as views [rows, length], none copied; several where their strides don't allow a single one.
+
+    A one-dimensional array is one row, a number is one row of one element, an empty array is nothing.
+    """
+    if sides[0].size == 0:
+        return
+    if sides[0].ndim < 2:
+        yield tuple(side.reshape(1, -1) for side in sides)
+    elif all(_leading_axes_merge(side) for side in sides):
+        yield tuple(side.reshape(-1, side.shape[-1]) for side in sides)
+    else:
+        for parts in zip(*sides, strict=True):
+            yield from matrices(*parts)
+
+
+def _leading_axes_merge(array: Array) -> bool:
+    """Whether all axes but the last can be read as one without a copy."""
+    axes = [(n, stride) for n, stride in zip(array.shape[:-1], array.strides[:-1], strict=True) if n > 1]
+    return all(outer[1] == inner[0] * inner[1] for outer, inner in itertools.pairwise(axes))
+
+
+def groups(rows: int, length: int) -> Iterator[slice]:
+    """Rows whose sums are added exactly in one go."""
+    size = max(1, GROUP_ROWS // segments(length))
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+def segments(length: int) -> int:
+    """Number of segments of a row."""
+    return -(-length // SEGMENT)
+
+
+def blocks(rows: int, length: int) -> Iterator[tuple[slice, int, slice]]:
+    """Blocks of at most SEGMENT elements: the rows, the number of the segment, the columns."""
+    if length > SEGMENT:
+        for row in range(rows):
+            for segment in range(segments(length)):
+                start = segment * SEGMENT
+                yield slice(row, row + 1), segment, slice(start, min(start + SEGMENT, length))
+        return
+    size = SEGMENT // length
+    for start in range(0, rows, size):
+        yield slice(start, min(start + size, rows)), 0, slice(0, length)
+
+
+def shaped(flat: Array, *, rows: int, length: int) -> Array:
+    """View [k, rows, length] of scratch memory [k, rows * length], stored so that its rows sum fast."""
+    if length < NARROW:
+        return flat.reshape(-1, length, rows).swapaxes(1, 2)
+    return flat.reshape(-1, rows, length)
+
+
+def row_sums(values: Floats) -> Floats:
+    """Sums over the last axis, float64[..., rows, length] → float64[..., rows]."""
+    length = values.shape[-1]
+    if length < NARROW:
+        total: Floats = values[..., 0].copy()
+        for column in range(1, length):
+            total += values[..., column]
+        return total
+    folded, rest = _split(values)
+    total = np.add.reduce(rest, axis=-1)
+    if folded.shape[-2]:
+        total += np.add.reduce(np.add.reduce(folded, axis=-2), axis=-1)
+    return total
+
+
+def row_products(first: Floats, second: Floats) -> Floats:
+    """Inner products over the last axis, float64[..., rows, length] twice → float64[..., rows]."""
+    length = first.shape[-1]
+    if length < NARROW:
+        total: Floats = first[..., 0] * second[..., 0]
+        for column in range(1, length):
+            total += first[..., column] * second[..., column]
+        return total
+    (left, left_rest), (right, right_rest) = _split(first), _split(second)
+    total = np.einsum("...i,...i->...", left_rest, right_rest)
+    if left.shape[-2]:
+        total += np.add.reduce(np.einsum("...ki,...ki->...i", left, right), axis=-1)
+    return total
+
+
+def _split(values: Floats) -> tuple[Floats, Floats]:
+    """The part of every row that folds to LANES partial sums, [..., k, LANES], and the rest of it."""
+    length = values.shape[-1]
+    whole = length - length % LANES if length >= FOLD_FROM else 0
+    return values[..., :whole].reshape(*values.shape[:-1], whole // LANES, LANES), values[..., whole:]

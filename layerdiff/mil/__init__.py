@@ -1,0 +1,41 @@
+"""A portable engine for Core ML's ML Programs: loads a package and executes it on any operating system.
+
+    from layerdiff import mil
+
+    model = mil.load("RNNTJoint.mlpackage")
+    outputs = model.predict({"encoder": encoder, "decoder": decoder})
+    inner = model.run(feed, fetch=["linear_0_cast_fp16"])
+    for tensor in model.trace(feed): ...
+
+package → program → plan → engine: `package` opens and checks, `program` holds records, `plan` decides what
+has to run, `engine` runs it, `ops` computes, `precision` rounds. Nothing of torch or coremltools is imported
+before a model is loaded, and coremltools itself never is.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from layerdiff.mil.features import TensorSpec
+    from layerdiff.mil.model import Model, TensorInfo, TracedTensor, load
+    from layerdiff.mil.package import Package, open_package
+
+__all__ = ["Model", "Package", "TensorInfo", "TensorSpec", "TracedTensor", "load", "open_package"]
+
+_HOMES = {
+    "Model": "model",
+    "TensorInfo": "model",
+    "TracedTensor": "model",
+    "load": "model",
+    "TensorSpec": "features",
+    "Package": "package",
+    "open_package": "package",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

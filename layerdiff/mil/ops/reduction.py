@@ -1,0 +1,61 @@
+"""Reductions over axes. `axes` None means all of them; sums of float16 accumulate in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from layerdiff.mil.ops.signature import Ints
+
+
+def reduction(function: Callable[[Tensor, list[int], bool], Tensor]) -> Callable[..., Tensor]:
+    """A kernel with the inputs `x`, `axes`, `keep_dims`; `function` gets the axes as a list that is not empty."""
+
+    def kernel(*, x: Tensor, axes: Ints | None = None, keep_dims: bool = False) -> Tensor:
+        dims = list(range(x.dim())) if axes is None else [axis % max(1, x.dim()) for axis in axes]
+        return function(x, dims, keep_dims) if x.dim() else function(x.reshape(1), [0], False)
+
+    return kernel
+
+
+def _mean(x: Tensor, dims: list[int], keep: bool) -> Tensor:
+    return torch.mean(x if x.is_floating_point() else x.double(), dims, keep)
+
+
+def _prod(x: Tensor, dims: list[int], keep: bool) -> Tensor:
+    for dim in sorted(dims, reverse=True):
+        x = torch.prod(x, dim, keep)
+    return x
+
+
+def _log_sum_exp(x: Tensor, dims: list[int], keep: bool) -> Tensor:
+    return torch.logsumexp(x if x.is_floating_point() else x.double(), dims, keep)
+
+
+def _l2_norm(x: Tensor, dims: list[int], keep: bool) -> Tensor:
+    squares = torch.sum(torch.square(x), dims, keep)
+    return torch.sqrt(squares if x.is_floating_point() else squares.double())
+
+
+reduce_l1_norm = reduction(lambda x, dims, keep: torch.sum(torch.abs(x), dims, keep))
+reduce_l2_norm = reduction(_l2_norm)
+reduce_log_sum = reduction(lambda x, dims, keep: torch.log(torch.sum(x, dims, keep)))
+reduce_log_sum_exp = reduction(_log_sum_exp)
+reduce_max = reduction(torch.amax)
+reduce_mean = reduction(_mean)
+reduce_min = reduction(torch.amin)
+reduce_prod = reduction(_prod)
+reduce_sum = reduction(lambda x, dims, keep: torch.sum(x, dims, keep))
+reduce_sum_square = reduction(lambda x, dims, keep: torch.sum(torch.square(x), dims, keep))
+
+
+def reduce_argmax(*, x: Tensor, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> Tensor:
+    """Index of the largest element along `axis`; the first of several."""
+    return torch.argmax(x, axis, keep_dims)
+
+
+def reduce_argmin(*, x: Tensor, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> Tensor:
+    """Index of the smallest element along `axis`; the first of several."""
+    return torch.argmin(x, axis, keep_dims)

@@ -1,0 +1,153 @@
+"""Ops that make, join, split, sort, pad and describe tensors."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from layerdiff.mil.ops.signature import Ints, Out, Tensors
+
+
+def argsort(*, x: Tensor, axis: int = -1, ascending: bool = False) -> Tensor:
+    """Indices that sort `x` along `axis`; equal elements keep their order."""
+    return torch.sort(x, dim=axis, descending=not ascending, stable=True).indices
+
+
+def band_part(*, x: Tensor, lower: int = -1, upper: int = -1) -> Tensor:
+    """`x` with zeros outside a band of the last two axes; a negative width keeps the whole triangle."""
+    x = x if lower < 0 else torch.triu(x, diagonal=-lower)
+    return x if upper < 0 else torch.tril(x, diagonal=upper)
+
+
+def concat(*, values: Tensors, axis: int, interleave: bool = False) -> Tensor:
+    """Joins tensors along `axis`; scalars count as vectors of one; `interleave` takes them in turns."""
+    if values[0].dim() == 0:
+        return torch.stack(values)
+    if not interleave:
+        return torch.cat(values, axis)
+    axis %= values[0].dim()
+    return torch.stack(values, axis + 1).flatten(axis, axis + 1)
+
+
+def cumsum(*, x: Tensor, axis: int = 0, exclusive: bool = False, reverse: bool = False) -> Tensor:
+    """Running sum along `axis`; `exclusive` leaves the element itself out, `reverse` starts at the end."""
+    x = x.flip(axis) if reverse else x
+    total = torch.cumsum(x, axis)
+    if exclusive:
+        total = torch.cat([torch.zeros_like(total.narrow(axis, 0, 1)), total.narrow(axis, 0, x.shape[axis] - 1)], axis)
+    return total.flip(axis) if reverse else total
+
+
+def fill(*, shape: Ints, out: Out, value: Tensor | None = None) -> Tensor:
+    """A tensor of one value."""
+    return torch.full(shape, 0 if value is None else value.item(), dtype=out.held)
+
+
+def fill_like(*, ref_tensor: Tensor, out: Out, value: Tensor | None = None) -> Tensor:
+    """A tensor of one value with the shape of another."""
+    return fill(shape=tuple(ref_tensor.shape), out=out, value=value)
+
+
+def flatten2d(*, x: Tensor, axis: int = 1) -> Tensor:
+    """[d0, …, dn] → [d0 · … · d(axis-1), d(axis) · … · dn]."""
+    axis = axis + x.dim() if axis < 0 else axis
+    return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
+
+
+def identity(*, x: Tensor) -> Tensor:
+    """`x` under another name."""
+    return x
+
+
+def non_zero(*, x: Tensor) -> Tensor:
+    """int32[N, rank]: the positions of the elements that are not 0."""
+    return torch.nonzero(x)
+
+
+def one_hot(
+    *,
+    indices: Tensor,
+    one_hot_vector_size: int,
+    out: Out,
+    axis: int = -1,
+    on_value: Tensor | None = None,
+    off_value: Tensor | None = None,
+) -> Tensor:
+    """`on_value` where the position along the new `axis` equals the index, `off_value` elsewhere."""
+    axis = axis + indices.dim() + 1 if axis < 0 else axis
+    places = torch.arange(one_hot_vector_size).reshape(-1, *[1] * (indices.dim() - axis))
+    on = torch.ones((), dtype=out.held) if on_value is None else on_value.reshape(())
+    off = torch.zeros((), dtype=out.held) if off_value is None else off_value.reshape(())
+    return torch.where(indices.unsqueeze(axis) == places, on, off)
+
+
+def pad(*, x: Tensor, pad: Ints, mode: str = "constant", constant_val: float = 0.0) -> Tensor:
+    """Adds elements around the last axes: `pad` holds (before, after) per axis, the last axis last."""
+    pairs = list(zip(pad[0::2], pad[1::2], strict=True))
+    if mode == "constant":
+        return functional.pad(x, [n for pair in reversed(pairs) for n in pair], value=constant_val)
+    for axis, (before, after) in enumerate(pairs, start=x.dim() - len(pairs)):
+        if before or after:
+            x = x.index_select(axis, _mirrored(x.shape[axis], before, after, mode))
+    return x
+
+
+def _mirrored(size: int, before: int, after: int, mode: str) -> Tensor:
+    """Positions that padding an axis by reflection, or by repetition of its ends, takes its elements from."""
+    places = torch.arange(-before, size + after)
+    if mode == "replicate":
+        return places.clamp(0, size - 1)
+    if max(before, after) >= size:
+        raise ValueError(f"reflecting {max(before, after)} elements needs an axis longer than {size}")
+    return (size - 1) - ((size - 1) - places.abs()).abs()
+
+
+def range_1d(*, start: Tensor, end: Tensor, step: Tensor, out: Out) -> Tensor:
+    """start, start + step, … up to but without end."""
+    return torch.arange(start.item(), end.item(), step.item(), dtype=out.held)
+
+
+def shape(*, x: Tensor) -> Tensor:
+    """int32[rank]: the shape of `x`."""
+    return torch.tensor(x.shape, dtype=torch.int32)
+
+
+def split(
+    *, x: Tensor, axis: int, num_splits: int | None = None, split_sizes: Ints | None = None
+) -> tuple[Tensor, ...]:
+    """Cuts `x` along `axis` into pieces of the given sizes, or into equal ones."""
+    if split_sizes is not None:
+        return torch.split(x, list(split_sizes), axis)
+    if num_splits is None or x.shape[axis] % num_splits:
+        raise ValueError(f"an axis of length {x.shape[axis]} cannot be split into {num_splits} equal parts")
+    return torch.split(x, x.shape[axis] // num_splits, axis)
+
+
+def stack(*, values: Tensors, axis: int) -> Tensor:
+    """Joins tensors along a new axis."""
+    return torch.stack(values, axis)
+
+
+def tile(*, x: Tensor, reps: Ints) -> Tensor:
+    """`x` repeated `reps[i]` times along axis i."""
+    return x.repeat(reps)
+
+
+def topk(
+    *,
+    x: Tensor,
+    k: int = 1,
+    axis: int = -1,
+    ascending: bool = False,
+    sort: bool = True,
+    return_indices: bool = True,
+    output_indices_dtype: str = "int32",
+) -> tuple[Tensor, ...] | Tensor:
+    """The k largest (or smallest) elements along `axis` and their indices; equal elements keep their order."""
+    values, indices = torch.sort(x, dim=axis, descending=not ascending, stable=True)
+    if not return_indices:
+        return values.narrow(axis, 0, k)
+    return values.narrow(axis, 0, k), indices.narrow(axis, 0, k)

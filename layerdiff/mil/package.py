@@ -1,0 +1,177 @@
+"""Opens a Core ML package: finds its specification, parses it, and checks every constant it refers to.
+
+An `.mlpackage` is a folder with a `Manifest.json` that names the specification among its items; a bare
+`.mlmodel` is the specification itself. Nothing is copied and no weight is read: a damaged or incomplete
+package is refused here, before anything runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from layerdiff.errors import PackageError, UnsupportedOpError, known_names
+from layerdiff.mil import schema
+from layerdiff.mil.features import Interface, interfaces
+from layerdiff.mil.program import Program, parse
+from layerdiff.mil.weights import WeightFile
+
+MODEL_PATH = "@model_path/"
+"""How a program spells the folder of its specification in the name of a weight file."""
+
+COPY_AGAIN = "copy the whole package again, or convert the model again"
+
+
+@dataclass(frozen=True, eq=False)
+class Package:
+    """An opened package."""
+
+    path: Path
+    program: Program
+    interfaces: Mapping[str, Interface]
+    """Function name → what it takes and returns."""
+    default_function: str
+    specification_version: int
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def function_named(self, function: str | None) -> str:
+        """The name of the requested function, or of the default one.
+
+        Raises:
+            PackageError: there is none of that name.
+        """
+        name = function or self.default_function
+        if name not in self.program.functions:
+            raise PackageError(
+                f"'{self.name}' has no function '{name}'.",
+                where=str(self.path),
+                detail=known_names("its functions", name, self.program.functions),
+            )
+        return name
+
+
+def open_package(path: str | Path) -> Package:
+    """Opens an `.mlpackage` or a bare ML Program specification.
+
+    Args:
+        path: the `.mlpackage` folder, or an `.mlmodel` file.
+
+    Returns:
+        The parsed program and its interface; the weights are mapped, not read.
+
+    Raises:
+        PackageError: it is missing, damaged, or not an ML Program.
+    """
+    path = Path(path)
+    spec_path = specification_path(path)
+    spec = _read(spec_path, path)
+    _require_ml_program(spec, path)
+    files = _WeightFiles(spec_path.parent, path if path.is_dir() else spec_path.parent)
+    program = parse(spec.mlProgram, files)
+    if not program.functions:
+        raise PackageError(f"'{path.name}' holds no function.", where=str(spec_path), action=COPY_AGAIN)
+    default = spec.description.defaultFunctionName or "main"
+    if default not in program.functions:
+        default = next(iter(program.functions))
+    return Package(path, program, interfaces(spec.description, program), default, spec.specificationVersion)
+
+
+def specification_path(path: Path) -> Path:
+    """The specification file of a package.
+
+    Raises:
+        PackageError: `path` is not a package, or its manifest is missing or broken.
+    """
+    if path.suffix == ".mlmodelc":
+        raise PackageError(
+            f"'{path.name}' is a compiled model.", where=str(path), action="give the .mlpackage it was compiled from"
+        )
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise PackageError(f"'{path.name}' does not exist.", where=str(path), action="check the path")
+    manifest = path / "Manifest.json"
+    if not manifest.is_file():
+        raise PackageError(
+            f"'{path.name}' has no Manifest.json, so it is not a Core ML package.", where=str(path), action=COPY_AGAIN
+        )
+    return _root_model(manifest)
+
+
+def _root_model(manifest: Path) -> Path:
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        entry = content["itemInfoEntries"][content["rootModelIdentifier"]]["path"]
+        found = manifest.parent / "Data" / str(entry)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PackageError(
+            "the manifest of the package is broken.",
+            where=str(manifest),
+            detail=f"expected a JSON object whose rootModelIdentifier names an item; {type(error).__name__}: {error}",
+            action=COPY_AGAIN,
+        ) from error
+    _require_inside(found, manifest.parent)
+    if not found.is_file():
+        raise PackageError(
+            f"the manifest names the model '{entry}', which does not exist.", where=str(manifest), action=COPY_AGAIN
+        )
+    return found
+
+
+def _require_inside(path: Path, folder: Path) -> None:
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise PackageError(f"the package refers to '{path}', outside of itself.", where=str(folder))
+
+
+def _read(spec_path: Path, path: Path) -> Any:
+    spec = schema.model_module().Model()
+    try:
+        data = spec_path.read_bytes()
+        spec.ParseFromString(data)
+    except (OSError, schema.decode_error()) as error:
+        raise PackageError(
+            f"the specification of '{path.name}' cannot be read: it is truncated or not a Core ML model.",
+            where=str(spec_path),
+            detail=f"{type(error).__name__}: {error}",
+            action=COPY_AGAIN,
+        ) from error
+    return spec
+
+
+def _require_ml_program(spec: Any, path: Path) -> None:
+    kind = spec.WhichOneof("Type")
+    if kind == "mlProgram":
+        return
+    if kind is None:
+        raise PackageError(f"the specification of '{path.name}' holds no model.", where=str(path), action=COPY_AGAIN)
+    raise PackageError(
+        f"'{path.name}' is a '{kind}', not an ML Program.",
+        where=str(path),
+        detail="expected mlProgram",
+        action='convert the original model with coremltools.convert(model, convert_to="mlprogram")',
+    )
+
+
+class _WeightFiles:
+    """Opens the weight files that a program names, each once."""
+
+    def __init__(self, model_folder: Path, package: Path) -> None:
+        self.model_folder, self.package = model_folder, package
+        self.opened: dict[str, WeightFile] = {}
+
+    def __getitem__(self, name: str) -> WeightFile:
+        if name not in self.opened:
+            if not name.startswith(MODEL_PATH):
+                raise UnsupportedOpError(
+                    f"the program refers to the weight file '{name}'.", detail=f"expected a path below {MODEL_PATH}"
+                )
+            path = self.model_folder / name.removeprefix(MODEL_PATH)
+            _require_inside(path, self.package)
+            self.opened[name] = WeightFile(path)
+        return self.opened[name]

@@ -1,0 +1,226 @@
+"""Which floating-point arithmetic a program is executed in.
+
+| policy | a float16 tensor is held in | and its values are |
+|---|---|---|
+| `declared` | float32 | rounded to float16 after every op that can leave it |
+| `float32` | float32 | not rounded: the same program with every float widened |
+| `float64` | float64 | not rounded |
+| `float16_unbounded` | float32 | rounded to float16's 11 bits of significand, but with float32's exponents |
+
+A contraction of float16 tensors therefore accumulates in float32 and is rounded once, which is what torch
+does on every device, and every op runs at the speed of float32 on a CPU. `float16_unbounded` has float16's
+rounding without its overflow and underflow; with a `dither_seed` the float16 constants are shifted by a
+uniform random half unit in the last place: together they measure what storing and computing in float16 must
+cost at least. What Apple's hardware does beyond the declared dtypes is not simulated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from layerdiff.errors import EngineError, known_names
+from layerdiff.mil.program import Constant
+from layerdiff.mil.weights import bits_per_value
+
+Array = NDArray[Any]
+
+POLICIES = ("declared", "float32", "float64", "float16_unbounded")
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""Floating-point dtypes by their numpy names."""
+
+HELD = {
+    "bool": torch.bool,
+    "float16": torch.float32,
+    "bfloat16": torch.float32,
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "int4": torch.int8,
+    "int8": torch.int8,
+    "int16": torch.int16,
+    "int32": torch.int32,
+    "int64": torch.int64,
+    "uint1": torch.uint8,
+    "uint2": torch.uint8,
+    "uint3": torch.uint8,
+    "uint4": torch.uint8,
+    "uint6": torch.uint8,
+    "uint8": torch.uint8,
+    "uint16": torch.int32,  # torch lacks most arithmetic of uint16 and wider
+    "uint32": torch.int64,
+    "uint64": torch.int64,
+}
+"""Declared dtype → what such a tensor is held in under the policy `declared`."""
+
+NUMPY = {"bfloat16": "float32", "int4": "int8"} | {f"uint{bits}": "uint8" for bits in (1, 2, 3, 4, 6)}
+"""Declared dtypes that numpy lacks → the numpy dtype that callers get."""
+
+BUDGET_BYTES = 4 * 2**30
+"""How many bytes of decoded constants are kept, unless the caller says otherwise."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A policy, and whether the float16 constants are dithered."""
+
+    policy: str = "declared"
+    dither_seed: int | None = None
+    """None leaves the constants as they are stored."""
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise EngineError(
+                f"there is no precision policy '{self.policy}'.",
+                detail=known_names("known policies", self.policy, POLICIES),
+            )
+
+    def held(self, dtype: str) -> torch.dtype:
+        """What a tensor declared as `dtype` is held in."""
+        if dtype in FLOATS and self.policy == "float64":
+            return torch.float64
+        return HELD[dtype]
+
+    def given(self, dtype: str) -> str:
+        """numpy name of the dtype in which callers get and give a tensor declared as `dtype`."""
+        if dtype in FLOATS and self.policy != "declared":
+            return str(self.held(dtype)).removeprefix("torch.")
+        return NUMPY.get(dtype, dtype)
+
+    def rounding(self, dtype: str) -> Callable[[Tensor], Tensor] | None:
+        """Rounds a new tensor to the values of `dtype`, in place; None if there is nothing to round."""
+        if self.policy not in ("declared", "float16_unbounded"):
+            return None
+        return ROUNDING[self.policy].get(dtype)
+
+    def dithers(self, constant: Constant) -> bool:
+        """Whether a constant is shifted: float16, and not a scalar (those are mostly exact, as 0.5 is)."""
+        return self.dither_seed is not None and constant.type.dtype == "float16" and bool(constant.shape)
+
+
+# ------------------------------------------------------------------ rounding
+
+
+def round_float16(x: Tensor) -> Tensor:
+    """Rounds float32 to the nearest float16 value, in place; beyond 65504 that is infinity."""
+    return x.copy_(x.half())
+
+
+def round_bfloat16(x: Tensor) -> Tensor:
+    """Rounds float32 to the nearest bfloat16 value, in place."""
+    return x.copy_(x.bfloat16())
+
+
+def round_significand(x: Tensor) -> Tensor:
+    """Rounds float32 to 11 bits of significand, ties to even, in place; exponents stay as they are.
+
+    Works on the bit pattern: 13 of the 24 bits go. Adding just under half of what goes, plus the last bit
+    that stays, and clearing the rest is rounding to nearest even; a carry into the exponent is right too.
+    """
+    bits = x.view(torch.int32)
+    rounded = (bits + ((bits >> 13) & 1) + 0xFFF) & ~0x1FFF
+    return x.copy_(torch.where(torch.isfinite(x), rounded.view(torch.float32), x))
+
+
+ROUNDING: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
+    "declared": {"float16": round_float16, "bfloat16": round_bfloat16},
+    "float16_unbounded": {"float16": round_significand, "bfloat16": round_bfloat16},
+}
+"""Policy → declared dtype → how a result is rounded."""
+
+
+# ------------------------------------------------------------------ arrays and tensors
+
+
+def tensor_of(array: Array, dtype: str, precision: Precision) -> Tensor:
+    """A tensor declared as `dtype` from a caller's array; shares memory where nothing has to be converted."""
+    held = precision.held(dtype)
+    source = np.ascontiguousarray(array).reshape(array.shape)
+    if source.dtype in (np.uint16, np.uint32, np.uint64):
+        source = source.astype(np.int64)
+    if not source.flags.writeable:
+        source = source.copy()
+    given = torch.from_numpy(source)
+    tensor = given.to(held)
+    rounding = precision.rounding(dtype)
+    if rounding is None or source.dtype == np.float16:
+        return tensor
+    return rounding(tensor.clone() if tensor is given else tensor)
+
+
+def array_of(tensor: Tensor, dtype: str, precision: Precision) -> Array:
+    """A caller's array, in memory of its own, from a tensor declared as `dtype`."""
+    given = np.dtype(precision.given(dtype))
+    if given == np.float16:
+        return tensor.half().contiguous().numpy()  # casting in torch is several times faster
+    return np.array(tensor.numpy(), dtype=given, order="C")
+
+
+def dithered(values: Array, *, seed: int, name: str) -> Array:
+    """Float16 values as float32, each shifted by a uniform random half unit in the last place.
+
+    Zeros, infinities and NaN are left as they are. The same seed and name give the same values.
+    """
+    half = np.abs(values.astype(np.float16))
+    wide = values.astype(np.float32)
+    moved = np.isfinite(half) & (half > 0)
+    ulp = np.spacing(half, where=moved, out=np.zeros_like(half)).astype(np.float32)
+    random = np.random.default_rng([seed, crc32(name.encode())])
+    shift: Array = random.uniform(-0.5, 0.5, wide.shape).astype(np.float32)
+    return np.asarray(wide + ulp * shift)
+
+
+@dataclass
+class Constants:
+    """Constants as tensors: decoded once each, on first use, and kept while they fit the budget.
+
+    Constants that need no conversion are views of the weight file and cost nothing.
+    """
+
+    budget_bytes: int = BUDGET_BYTES
+    used_bytes: int = 0
+    kept: dict[tuple[Constant, torch.dtype, int | None], Tensor] = field(default_factory=dict)
+
+    def tensor(self, constant: Constant, precision: Precision) -> Tensor:
+        """The constant as the engine computes with it; kept if there is room."""
+        key = self._key(constant, precision)
+        if key not in self.kept:
+            decoded = _decoded(constant, precision)
+            if not self.keeps(constant, precision):
+                return decoded
+            self.kept[key] = decoded
+            self.used_bytes += self._cost(constant, precision)
+        return self.kept[key]
+
+    def keeps(self, constant: Constant, precision: Precision) -> bool:
+        """Whether it is kept already or there is room for it."""
+        if self._key(constant, precision) in self.kept:
+            return True
+        return self.used_bytes + self._cost(constant, precision) <= self.budget_bytes
+
+    def _key(self, constant: Constant, precision: Precision) -> tuple[Constant, torch.dtype, int | None]:
+        seed = precision.dither_seed if precision.dithers(constant) else None
+        return constant, precision.held(constant.type.dtype), seed
+
+    def _cost(self, constant: Constant, precision: Precision) -> int:
+        held = precision.held(constant.type.dtype)
+        converted = bits_per_value(constant.type.dtype) != held.itemsize * 8
+        return int(np.prod(constant.shape, dtype=np.int64)) * held.itemsize if converted else 0
+
+
+def _decoded(constant: Constant, precision: Precision) -> Tensor:
+    dtype, values = constant.type.dtype, np.asarray(constant.array())
+    if precision.dithers(constant):
+        assert precision.dither_seed is not None
+        values = dithered(values, seed=precision.dither_seed, name=constant.name)
+        return torch.from_numpy(values).to(precision.held(dtype))
+    if values.dtype in (np.uint16, np.uint32, np.uint64):
+        values = values.astype(np.int64)
+    return torch.from_numpy(values).to(precision.held(dtype))

@@ -1,0 +1,41 @@
+"""`stages.csv`: one row per candidate and stage, with stable column names and numbers in full."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+from layerdiff.records import Report
+from layerdiff.report.rows import COLUMNS, stage_rows
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "|", "%")
+
+
+def render(report: Report) -> str:
+    """The file's text: UTF-8, commas, quotes where they are needed, an empty cell for no value."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(column.name for column in COLUMNS)
+    for row in stage_rows(report):
+        writer.writerow(_cell(row[column.name]) for column in COLUMNS)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        # a spreadsheet would compute a text that begins like a formula; after an apostrophe it shows it
+        return f"'{value}" if value.startswith(_FORMULA_STARTS) and not _is_number(value) else value
+    return repr(value)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

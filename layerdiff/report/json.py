@@ -1,0 +1,72 @@
+"""`report.json`: the machine-readable result, in the schema that scripts rely on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+from layerdiff.records import METRICS, CandidateResult, Report, StageResult
+from layerdiff.report.rows import all_stages
+
+SCHEMA = 1
+
+
+def render(report: Report, *, ascii_only: bool = False) -> str:
+    """The file's text; NaN and infinities, which JSON lacks, become null."""
+    return dump(document(report), ascii_only=ascii_only)
+
+
+def dump(value: Any, *, ascii_only: bool = False) -> str:
+    """Indented JSON with a newline at its end."""
+    return json.dumps(plain(value), indent=2, ensure_ascii=ascii_only, allow_nan=False) + "\n"
+
+
+def document(report: Report) -> dict[str, Any]:
+    """The report as plain JSON values."""
+    return {
+        "schema": SCHEMA,
+        "status": report.status,
+        "exit_code": report.exit_code,
+        "environment": plain(report.environment),
+        "reference": plain(report.reference),
+        "inputs": plain(report.inputs),
+        "candidates": {str(name): _candidate(candidate) for name, candidate in report.candidates.items()},
+    }
+
+
+def plain(value: Any) -> Any:
+    """`value` as what JSON knows: records and mappings as objects, sequences as arrays, null for no number."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if value is None or isinstance(value, int):
+        return value
+    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")  # a lone surrogate can't be written
+
+
+def _candidate(candidate: CandidateResult) -> dict[str, Any]:
+    return {
+        "status": candidate.status,
+        "first_divergence": candidate.first_divergence,
+        "coverage": plain(candidate.coverage),
+        "stages": [_stage(stage) for stage in all_stages(candidate)],
+        "findings": plain(candidate.findings),
+        "tdt": plain(candidate.tdt),
+        "description": plain(candidate.description),
+    }
+
+
+def _stage(stage: StageResult) -> dict[str, Any]:
+    entry: dict[str, Any] = plain(stage)
+    entry["metrics"] = {name: plain(stage.metrics.get(name)) for name in METRICS}
+    return entry

@@ -1,0 +1,207 @@
+"""Everything around the table of stages: header, coverage, durations, findings and verdict, as texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from layerdiff.records import CandidateResult, Coverage, DurationAnalysis, Finding, Flip, NegativePoint, Report
+from layerdiff.report import cells
+from layerdiff.report.rows import Row
+from layerdiff.report.tables import STYLES, flow
+
+SHOWN_FLIPS = 10
+"""How many changed decisions are listed; all of them are in report.json."""
+
+_LABEL_WIDTH = 11
+
+
+LEGEND = "ranges are [min, max]; conversion, precision, own and inherited are relative L2 errors"
+
+
+def labelled(label: str, items: Sequence[str], *, width: int, style: str = "", separator: str = " · ") -> Text:
+    """A label and items set in lines beside it."""
+    lines = flow(items, width=width - _LABEL_WIDTH, separator=separator) or [cells.NOTHING]
+    text = Text(overflow="fold")
+    for position, line in enumerate(lines):
+        text.append("\n" if position else "")
+        text.append(f"{'' if position else label:<{_LABEL_WIDTH}}", style="bold")
+        text.append(line, style=style)
+    return text
+
+
+def header(report: Report, *, width: int) -> Group:
+    """What was compared with what: versions, the reference and its state, the inputs."""
+    return Group(
+        labelled("versions", versions(report.environment), width=width),
+        labelled("reference", list(cells.facts(report.reference)), width=width),
+        *(labelled(label, items, width=width) for label, items in inputs(report.inputs)),
+    )
+
+
+def versions(environment: Mapping[str, Any]) -> list[str]:
+    """`layerdiff 0.1.0`, `torch 2.13.0`, …; what is not installed is left out."""
+    return [f"{cells.clean(key)} {cells.fact(value)}" for key, value in environment.items() if value is not None]
+
+
+def inputs(entry: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Label and texts: totals first, then one line per clip that was changed before use."""
+    clips = [clip for clip in entry.get("clips", ()) if isinstance(clip, Mapping)]
+    totals = [cells.plural(len(clips), "clip")] if clips else []
+    rest = {key: value for key, value in entry.items() if key != "clips"}
+    if isinstance(rest.get("duration_s"), int | float):
+        totals.append(cells.seconds(rest.pop("duration_s")))
+    if isinstance(rest.get("points"), int):
+        origin = f" ({cells.clean(rest.pop('points_from'))})" if "points_from" in rest else ""
+        totals.append(cells.plural(rest.pop("points"), "point") + origin)
+    yield "inputs", [*totals, *cells.facts(rest)]
+    for clip in clips:
+        if clip.get("notes"):
+            yield "", [f"{cells.clean(clip.get('name'))}: {', '.join(map(cells.clean, clip['notes']))}"]
+
+
+def coverage(entry: Coverage, *, width: int) -> Text:
+    """How much of what was asked for was done, and why the rest was not."""
+    counts = [f"{entry.asked} asked", f"{entry.captured} captured", f"{entry.compared} compared"]
+    text = labelled("coverage", [*counts, f"{len(entry.missing)} skipped"], width=width)
+    for missing in entry.missing:
+        why = f"? {cells.clean(missing.stage)}: {cells.clean(missing.reason)}"
+        text.append("\n").append_text(sentence("", why, width=width, style="yellow"))
+    return text
+
+
+def reasons(candidate: CandidateResult, rows: Sequence[Row], *, width: int) -> Iterator[Text]:
+    """Why stages fail and where they are worst, and which layouts were changed; the coverage has the unknown ones."""
+    for row in rows:
+        if row["status"] == "fail":
+            first = "first divergence: " if row["first_divergence"] else ""
+            text = f"✗ {first}{row['stage']}: {row['reason'] or 'it fails'}{worst(row)}"
+            yield paragraph(text, width=width, style="red")
+        if row["layout"]:
+            yield paragraph(f"· {row['stage']}: {row['layout']}", width=width, style="dim")
+
+
+def paragraph(text: str, *, width: int, style: str) -> Text:
+    """A text wrapped at spaces, with everything after its first line indented."""
+    return Text("\n  ".join(flow(text.split(" "), width=width - 2, separator=" ")), style=style, overflow="fold")
+
+
+def worst(row: Row) -> str:
+    """`; worst in a.wav at frame 17 (1.36 s), step 3`."""
+    if not row["worst_clip"]:
+        return ""
+    if row["worst_frame"] is None:
+        return f"; worst in {cells.clean(row['worst_clip'])}, row {row['worst_row']}"
+    time = cells.seconds(row["worst_time_s"] or 0.0)
+    return (
+        f"; worst in {cells.clean(row['worst_clip'])} at frame {row['worst_frame']} ({time}), step {row['worst_step']}"
+    )
+
+
+# ------------------------------------------------------------------ durations
+
+
+def durations(tdt: DurationAnalysis, *, width: int) -> Group:
+    """Where duration logits are negative, and whether any decision changes because of it."""
+    return Group(
+        sentence("durations", tdt.summary or decided(tdt), width=width, style="bold"),
+        labelled("", duration_facts(tdt), width=width),
+        *(first_negative(tdt.first_all_negative, tdt.durations, width=width) if tdt.first_all_negative else ()),
+        *(flip_lines(tdt, width=width)),
+    )
+
+
+def duration_facts(tdt: DurationAnalysis) -> list[str]:
+    """The counts in words."""
+    total = cells.plural(tdt.points, "point")
+    return [
+        f"all negative: reference {tdt.reference_all_negative}, candidate {tdt.candidate_all_negative} of {total}",
+        f"sign lost at: {cells.clean(tdt.sign_lost_at) if tdt.sign_lost_at else 'no stage'}",
+        decided(tdt),
+    ]
+
+
+def decided(tdt: DurationAnalysis) -> str:
+    """`changed decisions: token 0, duration 0, frame advance 0`."""
+    counts = f"token {tdt.token_flips}, duration {tdt.duration_flips}, frame advance {tdt.frame_advance_flips}"
+    return f"changed decisions: {counts}"
+
+
+def place(point: NegativePoint | Flip) -> str:
+    """`a.wav, frame 17 (1.36 s), step 3`."""
+    return f"{cells.clean(point.clip)}, frame {point.frame} ({cells.seconds(point.time_s)}), step {point.step}"
+
+
+def first_negative(point: NegativePoint, values: Sequence[int], *, width: int) -> Iterator[RenderableType]:
+    """The first point at which the sign is lost, with both sides' logits."""
+    yield labelled("", [f"first all-negative point: {place(point)}"], width=width)
+    sides = {"reference": point.reference, "candidate": point.candidate}
+    texts = {side: [cells.number(value) for value in logits] for side, logits in sides.items()}
+    column = max(len(text) for side in texts.values() for text in side) + 2
+    if _LABEL_WIDTH + 11 + column * len(values) > width:
+        for side, numbers in texts.items():
+            items = [f"{value}: {text}" for value, text in zip(values, numbers, strict=True)]
+            yield labelled("", [side, *items], width=width)
+        return
+    table = Table(box=None, show_header=False, padding=0, pad_edge=False)
+    table.add_column(width=_LABEL_WIDTH + 11)
+    for name, line in {"duration": map(str, values), **texts}.items():
+        table.add_row(Text(f"{'':<{_LABEL_WIDTH}}{name}"), *(Text(f"{text:>{column}}", no_wrap=True) for text in line))
+    yield table
+
+
+def flip_lines(tdt: DurationAnalysis, *, width: int) -> Iterator[Text]:
+    """The first changed decisions, each with the reference's margin."""
+    for flip in tdt.flips[:SHOWN_FLIPS]:
+        yield labelled("", flip_facts(flip), width=width)
+    left = tdt.token_flips + tdt.duration_flips + tdt.frame_advance_flips - len(tdt.flips[:SHOWN_FLIPS])
+    if left > 0 and tdt.flips:
+        yield labelled("", [f"… and {left} more"], width=width)
+
+
+def flip_facts(flip: Flip) -> list[str]:
+    """What changed, where, and how close the reference's decision was."""
+    change = f"{flip.kind.replace('_', ' ')} {flip.reference} → {flip.candidate}"
+    return [change, f"margin {cells.number(flip.margin)}", place(flip)]
+
+
+# ------------------------------------------------------------------ findings and verdict
+
+
+def finding(entry: Finding, *, width: int) -> Group:
+    """A cause in words, its numbers, and what to do."""
+    explained = f"explains {cells.share(entry.confidence)} of the error"
+    title = f"{cells.clean(entry.cause)} at {cells.clean(entry.stage)}, {explained}"
+    return Group(
+        labelled("cause", [title], width=width, style="bold"),
+        sentence("", entry.summary, width=width),
+        labelled("evidence", list(cells.facts(entry.evidence)), width=width),
+        sentence("advice", entry.advice, width=width),
+    )
+
+
+def sentence(label: str, text: str, *, width: int, style: str = "") -> Text:
+    """A label and a text that is wrapped at spaces beside it."""
+    return labelled(label, cells.clean(text).split(), width=width, style=style, separator=" ")
+
+
+def verdict(report: Report, *, width: int) -> Text:
+    """One line over all candidates, broken between them where it has to be."""
+    items = [f"{cells.SYMBOLS[c.status]} {verdict_of(c)}" for c in report.candidates.values()]
+    return Text("\n".join(flow(items, width=width)), style=STYLES[report.status], overflow="fold")
+
+
+def verdict_of(candidate: CandidateResult) -> str:
+    """`cpu_traced fails first at logits (log_softmax_baked)`."""
+    name = cells.clean(candidate.name)
+    if candidate.status == "fail":
+        cause = f" ({cells.clean(candidate.findings[0].cause)})" if candidate.findings else ""
+        return f"{name} fails first at {cells.clean(candidate.first_divergence or 'an unnamed stage')}{cause}"
+    if candidate.status == "unknown":
+        missing = cells.plural(len(candidate.coverage.missing), "stage")
+        return f"{name} unknown: {missing} could not be compared"
+    return f"{name} passes"

@@ -1,0 +1,218 @@
+"""One candidate under comparison: its walks through the clips, its stages, and what they add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from layerdiff.capture import CandidateWalk, Pair, own_values
+from layerdiff.compare import DITHER_SEEDS, Stage, StageComparison
+from layerdiff.diagnose.decisions import DecisionLens
+from layerdiff.diagnose.rules import Evidence, diagnose
+from layerdiff.errors import FeedError
+from layerdiff.metrics import RelativeL2
+from layerdiff.records import (
+    CandidateResult,
+    Coverage,
+    DurationAnalysis,
+    Finding,
+    Missing,
+    StageResult,
+    worst_status,
+)
+from layerdiff.run.stages import JOINT_OUTPUT
+from layerdiff.sources.coreml_portable import PortableSource, declared_dtype
+
+if TYPE_CHECKING:
+    from layerdiff.records import Array, Call, Captured
+    from layerdiff.sources.coreml_native import NativeSource
+
+
+@dataclass
+class Trial:
+    """One candidate: every clip passes through `compare`, `result` sums up."""
+
+    name: str
+    stages: Sequence[Stage]
+    source: PortableSource
+    native: NativeSource | None = None
+    durations: tuple[int, ...] = ()
+    """Frames of each duration of the reference; empty if it is not a token-and-duration transducer."""
+    blank: int = 0
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    description: Mapping[str, Any] = field(default_factory=dict)
+    log_softmax: str = "None"
+    walks: dict[str, CandidateWalk] = field(init=False)
+    comparisons: dict[str, StageComparison] = field(init=False)
+    own_output: dict[str, RelativeL2] = field(default_factory=dict)
+    """Stage → error against the reference joint's own output, which is normalised if `log_softmax` says so."""
+    lens: DecisionLens | None = field(init=False)
+    """What happens to decisions; None without durations."""
+
+    def __post_init__(self) -> None:
+        self.walks = {name: CandidateWalk(source) for name, source in variants(self.source).items()}
+        if self.native is not None:
+            self.walks["native"] = CandidateWalk(self.native)
+        self.comparisons = {stage.name: StageComparison(stage, self._declared_dtype(stage)) for stage in self.stages}
+        self.lens = DecisionLens(self.durations, self.blank) if self.durations else None
+
+    def compare(self, call: Call, reference: Captured, *, clip: str) -> None:
+        """Runs the candidate on one of the reference's calls and compares every stage of its component."""
+        if call.component not in self.source.packages:
+            return
+        stages = [stage for stage in self.stages if stage.component == call.component]
+        wanted = list(dict.fromkeys(stage.candidate for stage in stages))
+        try:
+            captured = {name: walk.run(call, wanted) for name, walk in self.walks.items()}
+        except FeedError as error:
+            for stage in stages:
+                self.comparisons[stage.name].missing = error.what
+            return
+        captured.setdefault("float32", captured["declared"])
+        own = own_values(self.source, call, [pair_of(stage) for stage in stages], reference)
+        for stage in stages:
+            self._compare_stage(stage, call, reference, captured, own, clip)
+        self._decide(call, reference, captured["native" if self.native else "declared"], clip)
+
+    def _compare_stage(
+        self,
+        stage: Stage,
+        call: Call,
+        reference: Captured,
+        captured: Mapping[str, Captured],
+        own: Mapping[str, Array],
+        clip: str,
+    ) -> None:
+        comparison = self.comparisons[stage.name]
+        values = {name: side.tensors.get(stage.candidate) for name, side in captured.items()}
+        values["own"] = own.get(stage.candidate)
+        truth = reference.tensors.get(stage.reference)
+        shown = values["native"] if self.native is not None else values["declared"]
+        if truth is None or shown is None:
+            side, tensor = ("reference", stage.reference) if truth is None else ("candidate", stage.candidate)
+            comparison.missing = f"the {side} did not produce '{tensor}'"
+            return
+        self._compare_own_output(stage, shown, reference)
+        sliced = {name: cut(value, stage) for name, value in values.items() if value is not None}
+        comparison.update(
+            truth if stage.index is None else truth[stage.index],
+            sliced,
+            clip=clip,
+            points=call.points,
+            layout=captured["declared"].layouts.get(stage.candidate, ""),
+        )
+
+    def _compare_own_output(self, stage: Stage, candidate: Array, reference: Captured) -> None:
+        """Is a stage with the raw logits as its reference the joint's own output instead?"""
+        output = reference.tensors.get(JOINT_OUTPUT)
+        if stage.parent is None and output is not None and output.shape == candidate.shape:
+            error = self.own_output.setdefault(stage.name, RelativeL2())
+            error.update(reference=output, candidate=candidate)
+
+    def _decide(self, call: Call, reference: Captured, candidate: Captured, clip: str) -> None:
+        if self.lens is None or call.component != "joint" or call.points is None:
+            return
+        logits, durations = decision_stages(self.stages, width=len(self.lens.frames))
+        if logits is None or durations is None:
+            return
+        truth, offered = reference.tensors.get(logits.reference), candidate.tensors.get(logits.candidate)
+        chosen = candidate.tensors.get(durations.candidate)
+        if truth is None or offered is None or chosen is None or truth.size != offered.size:
+            return
+        chosen = cut(chosen, durations)
+        if chosen.shape[-1] == len(self.lens.frames):
+            self.lens.update(
+                reference=truth, candidate=offered, candidate_durations=chosen, points=call.points, clip=clip
+            )
+
+    def result(self) -> CandidateResult:
+        """The candidate's rows, verdict, coverage, findings and decisions."""
+        rows = tuple(self._row(stage) for stage in self.stages)
+        missing = tuple(Missing(row.name, row.reason) for row in rows if row.status in ("unknown", "skipped"))
+        first = next((row for row in rows if row.status == "fail"), None)
+        return CandidateResult(
+            name=self.name,
+            status=worst_status([row.status for row in rows]),
+            first_divergence=first.name if first else None,
+            coverage=Coverage(
+                asked=len(rows),
+                captured=sum(comparison.shapes is not None for comparison in self.comparisons.values()),
+                compared=len(rows) - len(missing),
+                missing=missing,
+            ),
+            stages=rows,
+            findings=tuple(self._findings(first)) if first else (),
+            tdt=self._durations(),
+            description=self.description,
+        )
+
+    def _row(self, stage: Stage) -> StageResult:
+        model = self.source.packages.get(stage.component)
+        if model is None:
+            reason = f"the candidate has no {stage.component}"
+            return StageResult(stage.name, stage.component, "unknown", reason)
+        parent = self.comparisons[stage.parent] if stage.parent else None
+        return self.comparisons[stage.name].result(
+            depth=model.depth(stage.candidate), parent=parent, thresholds=self.thresholds
+        )
+
+    def _findings(self, row: StageResult) -> list[Finding]:
+        witness = self.comparisons[row.name].witness
+        if witness is None:
+            return []
+        own_output = self.own_output.get(row.name)
+        return diagnose(
+            Evidence(
+                stage=row.name,
+                reference=witness.reference,
+                candidate=witness.candidate,
+                clip=witness.clip,
+                log_softmax=self.log_softmax,
+                conversion_error=row.conversion_error,
+                conversion_limit=row.conversion_limit,
+                own_output_error=own_output.result() if own_output else None,
+            )
+        )
+
+    def _durations(self) -> DurationAnalysis | None:
+        if self.lens is None or not self.lens.points:
+            return None
+        logits, durations = decision_stages(self.stages, width=len(self.lens.frames))
+        if logits is None or durations is None:
+            return None
+        return self.lens.result(durations.name, parent=logits.name)
+
+    def _declared_dtype(self, stage: Stage) -> str:
+        model = self.source.packages.get(stage.component)
+        return declared_dtype(model, stage.candidate) if model is not None else "float32"
+
+
+def variants(source: PortableSource) -> dict[str, PortableSource]:
+    """The candidate under every precision policy that the comparison needs."""
+    sides = {"declared": source, "float64": source.with_precision("float64")}
+    if all(model.declared_precision == "float32" for model in source.packages.values()):
+        return sides
+    sides["float32"] = source.with_precision("float32")
+    for seed in DITHER_SEEDS:
+        sides[f"weights/{seed}"] = source.with_precision("float32", dither_seed=seed)
+        sides[f"cost/{seed}"] = source.with_precision("float16_unbounded", dither_seed=seed)
+    return sides
+
+
+def pair_of(stage: Stage) -> Pair:
+    """A stage's tensors as the walk takes them."""
+    return Pair(stage.name, None if stage.parent else stage.reference, stage.candidate)
+
+
+def cut(value: Array, stage: Stage) -> Array:
+    """The candidate's side of a stage: sliced if the stage is a slice of the candidate's parent tensor."""
+    return value[stage.index] if stage.index is not None and stage.slice_candidate else value
+
+
+def decision_stages(stages: Sequence[Stage], *, width: int) -> tuple[Stage | None, Stage | None]:
+    """The stage that holds all logits of the joint and the one that holds its `width` durations."""
+    durations = next((s for s in stages if s.index is not None and s.index[-1] == slice(-width, None)), None)
+    if durations is None:
+        return None, None
+    return next(s for s in stages if s.name == durations.parent), durations

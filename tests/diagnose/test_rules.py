@@ -1,0 +1,98 @@
+"""A rule must name its own cause, stay silent about others, and say how much it explains."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from layerdiff.diagnose.rules import Evidence, diagnose, log_softmax_baked, logsumexp
+
+
+def logits(seed: int, *, rows: int = 40, width: int = 102) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 12, (rows, 1, 1, width)).astype(np.float32)
+
+
+def evidence(reference: np.ndarray, candidate: np.ndarray, **changes: object) -> Evidence:
+    return Evidence("logits", reference, candidate, "a.wav", "None", **changes)  # type: ignore[arg-type]
+
+
+def log_softmax(value: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(value).log_softmax(-1).numpy()
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1000), width=st.integers(2, 200))
+def test_logsumexp_agrees_with_torch(seed: int, width: int) -> None:
+    rows = np.random.default_rng(seed).normal(0, 300, (5, width))
+    np.testing.assert_allclose(logsumexp(rows), torch.from_numpy(rows).logsumexp(-1).numpy(), rtol=1e-13)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1000))
+def test_a_baked_log_softmax_is_named_with_its_numbers(seed: int) -> None:
+    raw = logits(seed)
+    finding = log_softmax_baked(evidence(raw, log_softmax(raw)))
+    assert finding is not None
+    assert finding.cause == "log_softmax_baked"
+    assert finding.confidence > 0.9999
+    assert finding.evidence["difference_from_logsumexp_max"] < 1e-4
+    assert finding.evidence["width"] == 102
+    assert "joint.log_softmax=False" in finding.advice
+
+
+def test_the_reverse_case_names_the_reference_side() -> None:
+    raw = logits(1)
+    finding = log_softmax_baked(evidence(log_softmax(raw), raw))
+    assert finding is not None
+    assert "reference" in finding.summary
+    assert "joint_net" in finding.advice
+
+
+def test_a_float16_candidate_is_still_recognised() -> None:
+    raw = logits(2)
+    finding = log_softmax_baked(evidence(raw, log_softmax(raw).astype(np.float16)))
+    assert finding is not None
+    assert finding.confidence > 0.99
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda x: x + 3.0, id="constant offset"),
+        pytest.param(lambda x: -x, id="sign"),
+        pytest.param(lambda x: 3 * x, id="scale"),
+        pytest.param(lambda x: np.roll(x, 1, axis=-1), id="shift"),
+        pytest.param(lambda x: x + np.random.default_rng(0).normal(0, 1, x.shape), id="noise"),
+        pytest.param(lambda x: np.where(x == x.max(), np.inf, x), id="infinite"),
+        pytest.param(lambda x: x + np.random.default_rng(0).normal(0, 5, (*x.shape[:-1], 1)), id="row offsets"),
+    ],
+)
+def test_other_faults_are_not_taken_for_it(change: object) -> None:
+    raw = logits(3)
+    changed = evidence(raw, change(raw))  # type: ignore[operator]
+    assert log_softmax_baked(changed) is None
+    assert [finding.cause for finding in diagnose(changed)] == ["unexplained"]
+
+
+def test_log_softmax_over_the_durations_alone_is_another_fault() -> None:
+    raw = logits(4)
+    changed = raw.copy()
+    changed[..., -5:] = log_softmax(raw[..., -5:])
+    assert log_softmax_baked(evidence(raw, changed)) is None
+
+
+def test_an_error_that_float32_does_not_have_is_precision() -> None:
+    raw = logits(5)
+    rounded = raw.astype(np.float16).astype(np.float32)
+    (finding,) = diagnose(evidence(raw, rounded, conversion_error=1e-8, conversion_limit=1e-6))
+    assert finding.cause == "precision_only"
+    assert finding.confidence == pytest.approx(1, abs=1e-3)
+
+
+def test_a_conversion_error_beyond_its_limit_is_not_precision() -> None:
+    raw = logits(6)
+    (finding,) = diagnose(evidence(raw, raw * 1.01, conversion_error=0.01, conversion_limit=1e-6))
+    assert finding.cause == "unexplained"

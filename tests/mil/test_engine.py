@@ -1,0 +1,178 @@
+"""The generated functions: what they say, free, cache, refuse, and how a failure is reported."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from layerdiff import mil
+from layerdiff.errors import EngineError, UnsupportedOpError
+from layerdiff.mil.ops.signature import Census
+
+
+def block_of(spec):
+    function = spec.mlProgram.functions["main"]
+    return function.block_specializations[function.opset]
+
+
+def test_the_source_reads_like_the_program(model):
+    lines = model.generated_source().splitlines()
+    assert lines[0] == "def run(feed, inject, census):"
+    assert any("transpose(x=encoder, perm=(0, 2, 1))" in line for line in lines)
+    assert sum("linear(" in line for line in lines) == 3
+    assert lines[-1] == "    return {'logits': logits}"
+    compile("\n".join(lines), "source", "exec")
+
+
+def test_every_tensor_but_the_result_is_deleted(model):
+    source = model.generated_source()
+    deleted = {
+        name for line in source.splitlines() if line.strip().startswith("del ") for name in line.strip()[4:].split(", ")
+    }
+    assigned = {line.split("=")[0].strip() for line in source.splitlines() if " = " in line}
+    assert assigned - deleted == {"logits"}
+
+
+def test_plans_are_made_once_per_request(model):
+    first = model._engine.compiled(["logits"], [], traced=False)
+    assert model._engine.compiled(["logits"], [], traced=False) is first
+    assert model._engine.compiled(["logits"], ["decoder"], traced=False) is not first
+
+
+def test_values_are_freed_after_their_last_use(model, joint, monkeypatch):
+    """Every tensor that a kernel returned is gone by the time the second kernel after its last reader runs."""
+    alive: list[weakref.ref] = []
+    most = 0
+    compiled = model._engine._compiled
+    compiled.clear()
+    from layerdiff.mil import ops
+
+    def watched(function):
+        def call(**arguments):
+            nonlocal most
+            result = function(**arguments)
+            alive.append(weakref.ref(result))
+            gc.collect()
+            most = max(most, sum(reference() is not None for reference in alive))
+            return result
+
+        call.__annotations__ = function.__annotations__
+        call.__wrapped__ = function
+        return call
+
+    watched_kernels = {name: watched(kernel) for name, kernel in ops.KERNELS.items()}
+    real = ops.kernel_of
+
+    def kernel_of(op_type, opset):
+        kernel = real(op_type, opset)
+        return type(kernel)(watched_kernels[op_type], kernel.parameters, kernel.exact, kernel.widened)
+
+    monkeypatch.setattr("layerdiff.mil.engine.kernel_of", kernel_of)
+    model.predict(joint.feed)
+    compiled.clear()
+    assert len(alive) == 11
+    assert most <= 3
+    assert not any(reference() is not None for reference in alive)
+
+
+def test_a_trace_holds_only_what_is_still_needed(model, joint):
+    references: list[weakref.ref] = []
+    feed = {name: torch.from_numpy(value) for name, value in joint.feed.items()}
+    names = [tensor.name for tensor in model.tensors]
+    engine = model._engine
+    seen = []
+    for name, op, tensor in engine.trace(engine.compiled(names, [], traced=True), feed, Census()):
+        seen.append((name, op.type))
+        references.append(weakref.ref(tensor))
+        del tensor
+        gc.collect()
+        assert sum(reference() is not None for reference in references) <= 4
+    assert [name for name, _ in seen] == names
+    assert not any(reference() is not None for reference in references)
+
+
+def test_an_unknown_op_is_refused_when_the_model_is_loaded(edited):
+    def unknown(spec):
+        next(op for op in block_of(spec).operations if op.type == "relu").type = "relux"
+
+    with pytest.raises(UnsupportedOpError, match="does not execute the op 'relux'") as raised:
+        mil.load(edited(unknown))
+    message = str(raised.value)
+    assert "edited.mlpackage, CoreML7, op '" in message
+    assert "float32[1, ?, ?, 16]" in message
+    assert "did you mean 'relu'?" in message
+
+
+def test_an_unknown_input_of_an_op_is_refused(edited):
+    def rename(spec):
+        op = next(op for op in block_of(spec).operations if op.type == "relu")
+        op.inputs["alpha"].CopyFrom(op.inputs["x"])
+
+    with pytest.raises(UnsupportedOpError, match="does not know the input 'alpha' of the op 'relu'"):
+        mil.load(edited(rename))
+
+
+def test_a_missing_input_of_an_op_is_refused(edited):
+    def drop(spec):
+        del next(op for op in block_of(spec).operations if op.type == "relu").inputs["x"]
+
+    with pytest.raises(UnsupportedOpError, match="the op 'relu' lacks its input 'x'"):
+        mil.load(edited(drop))
+
+
+def test_a_failing_op_is_named_and_the_cause_kept(edited, joint):
+    def wrong(spec):
+        op = next(op for op in block_of(spec).operations if op.type == "transpose")
+        constant = op.inputs["perm"].arguments[0].name
+        value = next(o for o in block_of(spec).operations if o.outputs[0].name == constant).attributes["val"]
+        value.immediateValue.tensor.ints.values[:] = [0, 1, 1]
+
+    model = mil.load(edited(wrong))
+    with pytest.raises(EngineError, match="the op 'transpose' failed: RuntimeError") as raised:
+        model.predict(joint.feed)
+    assert "op '" in str(raised.value)
+    assert "of type transpose, tensor '" in str(raised.value)
+    assert isinstance(raised.value.__cause__, RuntimeError)
+    shown = "".join(traceback.format_exception(raised.value.__cause__))
+    assert "transpose(x=encoder, perm=(0, 1, 1))" in shown
+    with pytest.raises(EngineError, match="the op 'transpose' failed"):
+        list(model.trace(joint.feed))
+
+
+def test_constants_beyond_the_budget_are_loaded_at_each_use(joints):
+    joint = joints["float16"]
+    small = mil.load(joint.package, constants_budget_bytes=0)
+    assert "load_" in small.generated_source()
+    expected = mil.load(joint.package).predict(joint.feed)["logits"]
+    assert small.predict(joint.feed)["logits"].tobytes() == expected.tobytes()
+
+
+def test_a_shape_computed_at_run_time_reaches_a_parameter(build):
+    from coremltools.converters.mil import Builder as mb
+
+    x, n = np.arange(6, dtype=np.float32).reshape(2, 3), np.array([3, 2], np.int32)
+    path = build(lambda x, n: mb.reshape(x=x, shape=n, name="y"), x=x, n=n)
+    model = mil.load(path)
+    np.testing.assert_array_equal(model.predict({"x": x, "n": n})["y"], x.reshape(3, 2))
+    np.testing.assert_array_equal(model.predict({"x": x, "n": np.array([1, 6])})["y"], x.reshape(1, 6))
+
+
+def test_no_kernel_changes_what_it_is_fed(joints):
+    joint = joints["float16"]
+    before = {name: value.copy() for name, value in joint.feed.items()}
+    model = mil.load(joint.package)
+    first, second = model.predict(joint.feed), model.predict(joint.feed)
+    assert first["logits"].tobytes() == second["logits"].tobytes()
+    for name, value in joint.feed.items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_the_number_of_threads_is_left_alone(model, joint):
+    before = torch.get_num_threads()
+    model.predict(joint.feed)
+    assert torch.get_num_threads() == before

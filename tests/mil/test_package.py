@@ -1,0 +1,115 @@
+"""Opening packages: the good ones, and one message for every way to be damaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from layerdiff import mil
+from layerdiff.errors import PackageError
+from layerdiff.mil.package import open_package, specification_path
+
+SPECIFICATION = "Data/com.apple.CoreML/model.mlmodel"
+WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
+
+
+@pytest.fixture
+def copy(joint, tmp_path):
+    return shutil.copytree(joint.package, tmp_path / "copy.mlpackage")
+
+
+def refusal(path) -> str:
+    with pytest.raises(PackageError) as raised:
+        mil.load(path)
+    return str(raised.value)
+
+
+def test_the_specification_is_found_through_the_manifest(joint):
+    assert specification_path(joint.package) == joint.package / SPECIFICATION
+    package = open_package(joint.package)
+    assert list(package.program.functions) == ["main"]
+    assert package.default_function == "main"
+
+
+def test_a_bare_specification_finds_its_weights_beside_it(joint, copy):
+    bare = mil.load(copy / SPECIFICATION)
+    packaged = mil.load(joint.package)
+    assert bare.predict(joint.feed)["logits"].tobytes() == packaged.predict(joint.feed)["logits"].tobytes()
+
+
+def test_a_missing_package(tmp_path):
+    assert "'no.mlpackage' does not exist" in refusal(tmp_path / "no.mlpackage")
+
+
+def test_a_compiled_model_is_refused_with_what_to_give_instead(tmp_path):
+    (tmp_path / "x.mlmodelc").mkdir()
+    assert "give the .mlpackage" in refusal(tmp_path / "x.mlmodelc")
+
+
+def test_a_folder_without_manifest(copy):
+    (copy / "Manifest.json").unlink()
+    assert "has no Manifest.json" in refusal(copy)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"rootModelIdentifier": "x", "itemInfoEntries": {}}', "\0"])
+def test_a_broken_manifest(copy, text):
+    (copy / "Manifest.json").write_text(text)
+    assert "manifest of the package is broken" in refusal(copy)
+
+
+@pytest.mark.parametrize("path", ["com.apple.CoreML/other.mlmodel", "../../../../etc/passwd"])
+def test_a_manifest_that_points_elsewhere(copy, path):
+    manifest = json.loads((copy / "Manifest.json").read_text())
+    manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"] = path
+    (copy / "Manifest.json").write_text(json.dumps(manifest))
+    assert "does not exist" in refusal(copy) or "outside of itself" in refusal(copy)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.5, 0.9, 0.999])
+def test_a_truncated_specification(copy, share):
+    content = (copy / SPECIFICATION).read_bytes()
+    (copy / SPECIFICATION).write_bytes(content[: int(len(content) * share)])
+    assert "copy.mlpackage" in refusal(copy)
+
+
+def test_a_specification_that_is_no_protobuf(copy):
+    (copy / SPECIFICATION).write_bytes(b"\xff" * 100)
+    assert "truncated or not a Core ML model" in refusal(copy)
+
+
+def test_a_neural_network_is_told_how_to_become_an_ml_program(edited):
+    message = refusal(edited(lambda spec: spec.neuralNetwork.SetInParent()))
+    assert "is a 'neuralNetwork', not an ML Program" in message
+    assert 'convert_to="mlprogram"' in message
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_weight_file_is_refused_before_anything_runs(copy, share):
+    content = (copy / WEIGHTS).read_bytes()
+    (copy / WEIGHTS).write_bytes(content[: int(len(content) * share)])
+    message = refusal(copy)
+    assert "'weight.bin' is truncated" in message
+    assert f"got {int(len(content) * share)}" in message
+
+
+def test_a_missing_weight_file(copy):
+    (copy / WEIGHTS).unlink()
+    assert "'weight.bin' cannot be read" in refusal(copy)
+
+
+@pytest.mark.parametrize("name", ["@model_path/../../../../x", "@model_path/../../../x.bin"])
+def test_a_weight_file_outside_of_the_package(edited, name):
+    def escape(spec):
+        for operation in spec.mlProgram.functions["main"].block_specializations["CoreML7"].operations:
+            if operation.attributes["val"].HasField("blobFileValue"):
+                operation.attributes["val"].blobFileValue.fileName = name
+
+    assert "outside of itself" in refusal(edited(escape))
+
+
+def test_an_unknown_function_lists_the_known_ones(joint):
+    with pytest.raises(PackageError, match="has no function 'mian'") as raised:
+        mil.load(joint.package, function="mian")
+    assert "did you mean 'main'?" in str(raised.value)

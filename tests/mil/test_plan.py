@@ -1,0 +1,120 @@
+"""Plans: which ops run, in which order, and when a tensor is released."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import pytest
+
+from layerdiff.errors import FeedError, PackageError
+from layerdiff.mil.plan import Graph
+from layerdiff.mil.program import Block, Constant, Function, Named, Op, TensorType
+
+F32 = TensorType("float32", (2,))
+
+
+def op(result: str, *reads: str, type: str = "add") -> Op:
+    results = tuple(Named(name, F32) for name in result.split())
+    return Op(type, results[0].name, MappingProxyType({f"i{n}": (name,) for n, name in enumerate(reads)}), results)
+
+
+def function(*ops: Op, outputs: tuple[str, ...], inputs: tuple[str, ...] = ("x", "y")) -> Function:
+    block = Block((), ops, outputs, {"k": Constant("k", F32)})
+    return Function("main", "CoreML7", tuple(Named(name, F32) for name in inputs), block)
+
+
+@pytest.fixture
+def graph() -> Graph:
+    #  x ─ a ─ b ─┬─ d        y ─ c ─ e
+    #             └── c
+    return Graph(
+        function(op("a", "x", "k"), op("b", "a"), op("c", "y", "b"), op("d", "b"), op("e", "c"), outputs=("d", "e"))
+    )
+
+
+def names(plan) -> list[str]:
+    return [step.op.name for step in plan.steps]
+
+
+def test_only_ancestors_run(graph):
+    assert names(graph.plan(["d"])) == ["a", "b", "d"]
+    assert graph.plan(["d"]).feeds == ("x",)
+    assert names(graph.plan(["e"])) == ["a", "b", "c", "e"]
+    assert names(graph.plan(["x"])) == []
+    assert graph.plan(["x"]).feeds == ("x",)
+
+
+def test_what_is_given_hides_its_ancestors(graph):
+    plan = graph.plan(["e", "d"], ["b"])
+    assert names(plan) == ["c", "d", "e"]
+    assert plan.feeds == ("y",)
+    assert plan.injected == ("b",)
+    assert graph.plan(["d"], ["b", "e"]).injected == ("b",)
+    assert graph.plan(["d"], ["x"]).feeds == ()
+
+
+def test_a_tensor_is_released_after_its_last_use_and_what_is_asked_for_never(graph):
+    releases = {step.op.name: set(step.releases) for step in graph.plan(["d", "e"]).steps}
+    assert releases == {"a": {"x"}, "b": {"a"}, "c": {"y"}, "d": {"b"}, "e": {"c"}} | {"d": {"b"}}
+    kept = graph.plan(["b", "e"]).steps
+    assert not any("b" in step.releases or "e" in step.releases for step in kept)
+    released = [name for step in graph.plan(["a", "b", "c", "d", "e"], keep=False).steps for name in step.releases]
+    assert sorted(released) == sorted(["x", "y", "a", "b", "c", "d", "e"])
+
+
+def test_a_result_that_nobody_reads_is_released_at_once():
+    graph = Graph(function(op("a b", "x", type="split"), op("c", "a"), outputs=("c",)))
+    assert set(graph.plan(["c"]).steps[0].releases) == {"x", "b"}
+
+
+def test_a_given_result_of_an_op_that_still_runs_is_not_released_by_it():
+    graph = Graph(function(op("a b", "x", type="split"), op("c", "a", "b"), outputs=("c",)))
+    plan = graph.plan(["c"], ["b"])
+    assert names(plan) == ["a", "c"]
+    assert set(plan.steps[0].releases) == {"x"}
+    assert set(plan.steps[1].releases) == {"a", "b"}
+
+
+def test_depth_and_ancestors(graph):
+    assert [graph.depths[name] for name in "abcde"] == [1, 2, 3, 3, 4]
+    assert graph.ancestors("c") == {"x", "y", "a", "b"}
+    assert graph.ancestors("x") == frozenset()
+
+
+def test_unknown_names_suggest_the_nearest(graph):
+    with pytest.raises(FeedError, match="no tensor 'f'"):
+        graph.plan(["f"])
+    with pytest.raises(FeedError, match="no tensor 'zz'"):
+        graph.plan(["d"], ["zz"])
+    with pytest.raises(FeedError, match="'k' is a constant"):
+        graph.plan(["d"], ["k"])
+
+
+def test_a_cyclic_program_is_refused():
+    with pytest.raises(PackageError, match="'b' is used before it is computed: the program is cyclic"):
+        Graph(function(op("a", "b"), op("b", "a"), outputs=("b",)))
+    with pytest.raises(PackageError, match="'a' is used before it is computed"):
+        Graph(function(op("a", "a"), outputs=("a",)))
+
+
+def test_a_dangling_program_is_refused():
+    with pytest.raises(PackageError, match="'nowhere' is used and defined nowhere") as raised:
+        Graph(function(op("a", "nowhere"), outputs=("a",)))
+    assert "op 'a' of type add" in str(raised.value)
+    with pytest.raises(PackageError, match="'z' is used and defined nowhere"):
+        Graph(function(op("a", "x"), outputs=("z",)))
+
+
+def test_a_tensor_defined_twice_is_refused():
+    with pytest.raises(PackageError, match="'a' is defined twice"):
+        Graph(function(op("a", "x"), op("a", "x"), outputs=("a",)))
+
+
+def test_a_block_may_read_from_the_block_around_it():
+    inner = Block((), (op("c", "a", "x"),), ("c",), {})
+    outer = Op("cond", "d", {"pred": ("y",)}, (Named("d", F32),), (inner,))
+    graph = Graph(function(op("a", "x"), outer, outputs=("d",)))
+    assert names(graph.plan(["d"])) == ["a", "d"]
+    broken = Block((), (op("c", "q"),), ("c",), {})
+    with pytest.raises(PackageError, match="'q' is used and defined nowhere"):
+        Graph(function(Op("cond", "d", {}, (Named("d", F32),), (broken,)), outputs=("d",)))

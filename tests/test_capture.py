@@ -1,0 +1,133 @@
+"""The walk of one clip through the real mini model, and the two ways in which a candidate is fed."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from layerdiff import audio, convert, mil
+from layerdiff.capture import CandidateWalk, Pair, chunks, follow, own_values, walk_reference
+from layerdiff.config import ConvertConfig
+from layerdiff.errors import FeedError
+from layerdiff.records import Call, Captured, Points
+from layerdiff.run.inputs import find_points
+from layerdiff.sources.coreml_portable import PortableSource
+from layerdiff.sources.nemo import NemoSource
+
+CLIP = Path(__file__).parents[1] / "audio" / "turn_off_the_radio_in_the_kitchen.wav"
+JOINT_PAIRS = [
+    Pair("encoder_projection", "joint.enc", "enc_proj"),
+    Pair("decoder_projection", "joint.pred", "dec_proj"),
+    Pair("joint_hidden", "joint.joint_net.0", "relu_hidden"),
+    Pair("logits", "joint.joint_net.2", "logits"),
+]
+
+
+@pytest.fixture(scope="module")
+def calls(reference: NemoSource) -> dict[str, tuple[Call, Captured]]:
+    clip = audio.load(CLIP, sample_rate_hz=reference.sample_rate_hz)
+    walked = walk_reference(
+        reference,
+        clip,
+        tensors={"joint": [pair.reference for pair in JOINT_PAIRS]},
+        until="joint",
+        find_points=partial(find_points, reference, "path"),
+    )
+    return {call.component: (call, captured) for call, captured in walked}
+
+
+def joint_source(reference: NemoSource, recipe: str, precision: str = "float32") -> PortableSource:
+    options = ConvertConfig.model_validate({"recipe": recipe, "precision": precision})
+    return PortableSource({"joint": mil.load(convert.build(reference, "joint", options))})
+
+
+def relative(reference: np.ndarray, candidate: np.ndarray) -> float:
+    return float(np.linalg.norm(candidate.astype(np.float64) - reference) / np.linalg.norm(reference))
+
+
+def test_the_walk_passes_all_components_in_order(calls: dict[str, tuple[Call, Captured]]) -> None:
+    assert list(calls) == ["preprocessor", "encoder", "decoder", "joint"]
+
+
+def test_the_joint_gets_the_encoders_frames_and_the_steps_along_the_path(
+    calls: dict[str, tuple[Call, Captured]],
+) -> None:
+    call, points = calls["joint"][0], calls["joint"][0].points
+    assert points is not None
+    frames, steps = calls["encoder"][1].outputs["encoder"], calls["decoder"][1].outputs["decoder"]
+    for row, (frame, step) in enumerate(zip(points.frames, points.steps, strict=True)):
+        np.testing.assert_array_equal(call.feed["encoder"][row, :, 0], frames[0, :, frame])
+        np.testing.assert_array_equal(call.feed["decoder"][row, :, 0], steps[step, :, 0])
+    assert len(set(points.steps.tolist())) > 20, "the history is the transcript's, not all blank"
+
+
+def test_the_decoders_states_are_those_of_the_step_before(calls: dict[str, tuple[Call, Captured]]) -> None:
+    call, captured = calls["decoder"]
+    np.testing.assert_array_equal(call.feed["h_in"][1:], captured.outputs["h_out"][:-1])
+    np.testing.assert_array_equal(call.feed["c_in"][1:], captured.outputs["c_out"][:-1])
+    assert not call.feed["h_in"][0].any()
+
+
+def test_teacher_forcing_gives_what_the_chain_gave(
+    reference: NemoSource, calls: dict[str, tuple[Call, Captured]]
+) -> None:
+    call, captured = calls["decoder"]
+    again = reference.run(call, [])
+    np.testing.assert_array_equal(again.outputs["decoder"], captured.outputs["decoder"])
+
+
+def test_a_candidate_alone_is_fed_by_the_reference(
+    reference: NemoSource, calls: dict[str, tuple[Call, Captured]]
+) -> None:
+    call, captured = calls["joint"]
+    answer = CandidateWalk(joint_source(reference, "raw_logits")).run(call, ["logits"])
+    assert relative(captured.tensors["joint.joint_net.2"], answer.tensors["logits"]) < 1e-6
+
+
+def test_a_candidates_own_components_feed_each_other(calls: dict[str, tuple[Call, Captured]]) -> None:
+    call, _ = calls["joint"]
+    encoder = calls["encoder"][1]
+    doubled = Captured({**encoder.outputs, "encoder": 2 * encoder.outputs["encoder"]}, {})
+    np.testing.assert_array_equal(follow(call, {"encoder": doubled}).feed["encoder"], 2 * call.feed["encoder"])
+    np.testing.assert_array_equal(follow(call, {}).feed["encoder"], call.feed["encoder"])
+
+
+def test_a_candidate_that_ends_early_is_told_so(calls: dict[str, tuple[Call, Captured]]) -> None:
+    call, encoder = calls["joint"][0], calls["encoder"][1]
+    short = Captured({"encoder": encoder.outputs["encoder"][..., :3], "encoder_length": np.array([3])}, {})
+    with pytest.raises(FeedError, match="encoder frames end before the reference's path does"):
+        follow(call, {"encoder": short})
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-6), ("float16", 2e-3)])
+def test_own_error_singles_out_the_stage_with_the_fault(
+    reference: NemoSource, calls: dict[str, tuple[Call, Captured]], precision: str, bound: float
+) -> None:
+    call, captured = calls["joint"]
+    own = own_values(joint_source(reference, "cpu_traced", precision), call, JOINT_PAIRS, captured)
+    errors = {pair.stage: relative(captured.tensors[pair.reference], own[pair.candidate]) for pair in JOINT_PAIRS}
+    assert errors["logits"] > 0.1
+    assert max(error for stage, error in errors.items() if stage != "logits") < bound
+
+
+def test_own_values_start_from_the_references_tensors(
+    reference: NemoSource, calls: dict[str, tuple[Call, Captured]]
+) -> None:
+    """With a changed hidden tensor given as the reference's, the logits are those of the changed one."""
+    call, captured = calls["joint"]
+    hidden = np.maximum(np.random.default_rng(0).normal(size=captured.tensors["joint.joint_net.0"].shape), 0)
+    changed = Captured(captured.outputs, {**captured.tensors, "joint.joint_net.0": hidden.astype(np.float32)})
+    own = own_values(joint_source(reference, "raw_logits"), call, JOINT_PAIRS, changed)
+    layer = reference.joint.joint_net[-1]
+    weight, bias = layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()
+    assert relative(hidden @ weight.T + bias, own["logits"]) < 1e-6
+
+
+def test_chunks_keep_every_point_once() -> None:
+    points = Points(np.arange(2500), np.arange(2500) // 3, np.zeros(900, np.int64), 0.08)
+    parts = list(chunks(points))
+    assert [len(part) for part in parts] == [1024, 1024, 452]
+    np.testing.assert_array_equal(np.concatenate([part.frames for part in parts]), points.frames)

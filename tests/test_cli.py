@@ -1,0 +1,197 @@
+"""The command line: exit codes, one message per fault, nothing heavy before it is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import layerdiff
+from layerdiff import cli
+from layerdiff.errors import PackageError
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "numpy", "nemo", "coremltools", "pandas")
+
+CONFIG = """\
+reference: {nemo: parakeet-tdt-mini}
+candidates: {existing: {coreml: joint.mlpackage}}
+inputs: {audio: nothing-*.wav}
+"""
+
+
+def layerdiff_process(*arguments: str, cwd: Path | None = None, code: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code] if code else [sys.executable, "-m", "layerdiff", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    return subprocess.run(
+        command, capture_output=True, encoding="utf-8", cwd=cwd, env=environment, check=False, timeout=120
+    )
+
+
+def refused(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What is said on stderr when a request is refused; nothing may be said on stdout."""
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Traceback" not in said.err
+    return said.err
+
+
+# ------------------------------------------------------------------ without a run
+
+
+def test_help_imports_nothing_heavy_and_lists_the_commands() -> None:
+    code = (
+        "import sys; from layerdiff import cli; code = cli.main(['--help']); "
+        f"print(code, sorted(set(sys.modules) & set({HEAVY!r})), 'pydantic' in sys.modules, 'rich' in sys.modules)"
+    )
+    done = layerdiff_process(code=code)
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1] == "0 [] False False"
+    for word in ("run", "convert", "--version", "Exit codes"):
+        assert word in done.stdout
+
+
+def test_every_public_name_is_found_and_the_package_itself_is_light() -> None:
+    code = f"import sys, layerdiff; print(dir(layerdiff), sorted(set(sys.modules) & set({HEAVY!r})))"
+    done = layerdiff_process(code=code)
+    assert done.stdout.endswith(" []\n")
+    for name in layerdiff.__all__:
+        assert repr(name) in done.stdout
+        assert getattr(layerdiff, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = layerdiff.nothing
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    done = layerdiff_process("--version")
+    assert (done.returncode, done.stdout) == (0, f"layerdiff {project['version']}\n")
+
+
+@pytest.mark.parametrize("command", [("--help",), ("run", "--help"), ("convert", "-h")])
+def test_help_is_no_error(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(command) == 0
+    assert "Usage: layerdiff" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("rum",), "rum"),
+        (("run",), "CONFIG"),
+        (("run", "a.yaml", "--pionts", "path"), "--pionts"),
+        (("run", "a.yaml", "b.yaml"), "b.yaml"),
+        (("--nothing",), "--nothing"),
+    ],
+)
+def test_wrong_usage(arguments: tuple[str, ...], word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert word in refused(*arguments, capsys=capsys)
+
+
+# ------------------------------------------------------------------ refusals
+
+
+def test_a_missing_configuration_is_one_message_in_the_house_form(tmp_path: Path) -> None:
+    (tmp_path / "joint.yaml").write_text(CONFIG)
+    done = layerdiff_process("run", "jiont.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "ConfigError: There is no configuration 'jiont.yaml'.",
+        "  configurations in .: joint.yaml — did you mean 'joint.yaml'?",
+        "  Give a YAML file.",
+    ]
+
+
+@pytest.mark.parametrize("command", ["run", "convert"])
+def test_faults_of_the_configuration_and_of_options(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(CONFIG.replace("inputs", "inpust"))
+    assert "ConfigError: There is no key 'inpust' here.\n  in " in refused(command, str(path), capsys=capsys)
+    path.write_text(CONFIG)
+    message = refused(command, str(path), "--candidate", "exsiting", capsys=capsys)
+    assert "did you mean 'existing'?" in message
+
+
+def test_converting_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    message = refused("convert", str(tmp_path / "c.yaml"), capsys=capsys)
+    assert "No candidate of the configuration is to be converted." in message
+    assert "candidates: existing" in message
+
+
+def test_a_run_directory_that_cannot_be_written_is_found_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    message = refused("run", str(tmp_path / "c.yaml"), "--dir", str(tmp_path / "c.yaml" / "x"), capsys=capsys)
+    assert message.startswith("OutputError: The run directory ")
+
+
+def test_the_traceback_is_shown_with_debug_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (("--debug", "run"), ("run", "--debug")):
+        assert cli.main([*arguments, str(tmp_path / "no.yaml")]) == 2
+        said = capsys.readouterr().err
+        assert "Traceback (most recent call last)" in said
+        assert "ConfigError: There is no configuration" in said.splitlines()[-2]
+
+
+# ------------------------------------------------------------------ ends
+
+
+def fail_with(error: BaseException) -> int:
+    raise error
+
+
+def test_errors_become_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.exit_code(lambda: 3) == 3
+    assert cli.exit_code(lambda: fail_with(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "Interrupted; what was finished is kept.\n"
+    assert cli.exit_code(lambda: fail_with(PackageError("A 'x'\x1b[2J.", where="y"))) == 2
+    assert capsys.readouterr().err == "PackageError: A 'x'[2J.\n  in y\n"
+    assert cli.exit_code(lambda: fail_with(ZeroDivisionError("a\nb"))) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("InternalError: layerdiff itself failed (ZeroDivisionError: a b); please report it")
+    assert said.count("\n") == 1
+
+
+def test_a_reader_that_leaves_ends_the_output_without_a_word() -> None:
+    code = (
+        "import sys\n"
+        "from layerdiff import cli\n"
+        "from layerdiff.records import Report\n"
+        "def action():\n"
+        "    report = Report('fail', {str(n): 'x' * 50 for n in range(20000)}, {}, {}, {})\n"
+        "    with cli.tolerant_of_closed_pipe():\n"
+        "        cli.show(report, (), color=True, quiet=False, as_json={as_json})\n"
+        "    return 1\n"
+        "sys.exit(cli.exit_code(action))\n"
+    )
+    for as_json in (False, True):
+        command = [sys.executable, "-c", code.replace("{as_json}", str(as_json))]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.readline()
+            process.stdout.close()
+            assert process.stderr.read() == b""
+            assert process.wait(timeout=60) == 1
+
+
+def test_json_is_valid_in_every_encoding() -> None:
+    code = (
+        "from layerdiff import cli; from layerdiff.records import Report; "
+        "cli.show(Report('pass', {'é': '✓'}, {}, {}, {}), (), color=False, quiet=False, as_json=True)"
+    )
+    for encoding in ("ascii", "utf-8"):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True)
+        assert json.loads(done.stdout.decode(encoding))["environment"] == {"é": "✓"}
