@@ -70,15 +70,51 @@ def _first_tensor(value: Any) -> Tensor:
 
 
 class Preprocessor(nn.Module):
-    """audio_signal float32[1, S], audio_length int32[1] → mel float32[1, F, T], mel_length int32[1]."""
+    """audio_signal float32[1, S], audio_length int32[1] → mel float32[1, F, T], mel_length int32[1].
+
+    The short-time Fourier transform is traced as `FourierTransform`, not as torch.stft.
+    """
 
     def __init__(self, source: Any, *, debug: bool) -> None:
         super().__init__()
         self.preprocessor = source.preprocessor
+        self.transform = FourierTransform(source.preprocessor.featurizer)
 
     def forward(self, audio_signal: Tensor, audio_length: Tensor) -> tuple[Tensor, ...]:
-        mel, length = self.preprocessor(input_signal=audio_signal, length=audio_length.to(torch.int64))
+        featurizer = self.preprocessor.featurizer
+        vars(featurizer)["stft"] = self.transform.forward
+        try:
+            mel, length = self.preprocessor(input_signal=audio_signal, length=audio_length.to(torch.int64))
+        finally:
+            del vars(featurizer)["stft"]
         return mel, length.to(torch.int32)
+
+
+class FourierTransform(nn.Module):
+    """The windowed Fourier transform as a convolution with tables that are exact to float32.
+
+    float32[1, S] → complex64[1, n_fft // 2 + 1, frames], as torch.stft with zero padding. coremltools 9.0 turns
+    torch.stft into the same convolution, but computes the angles of its tables in float32: they are off by up to
+    5e-5, and with them the log-mel features by 2e-3.
+    """
+
+    def __init__(self, featurizer: Any) -> None:
+        super().__init__()
+        size = int(featurizer.n_fft)
+        window = torch.zeros(size, dtype=torch.float64)
+        left = (size - int(featurizer.win_length)) // 2
+        window[left : left + int(featurizer.win_length)] = featurizer.window.double()
+        # k * t is reduced modulo the period before it becomes an angle, so no digit is lost
+        turns = torch.outer(torch.arange(size // 2 + 1), torch.arange(size)).remainder(size).double() / size
+        self.register_buffer("cosine", (torch.cos(2 * torch.pi * turns) * window).float()[:, None])
+        self.register_buffer("sine", (-torch.sin(2 * torch.pi * turns) * window).float()[:, None])
+        self.hop = int(featurizer.hop_length)
+        self.padding = 0 if featurizer.exact_pad else size // 2
+
+    def forward(self, signal: Tensor) -> Tensor:
+        padded = nn.functional.pad(signal[:, None], (self.padding, self.padding))
+        real = nn.functional.conv1d(padded, self.cosine, stride=self.hop)  # [1, n_fft // 2 + 1, frames]
+        return torch.complex(real, nn.functional.conv1d(padded, self.sine, stride=self.hop))
 
 
 class Encoder(nn.Module):

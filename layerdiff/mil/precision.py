@@ -11,7 +11,8 @@ A contraction of float16 tensors therefore accumulates in float32 and is rounded
 does on every device, and every op runs at the speed of float32 on a CPU. `float16_unbounded` has float16's
 rounding without its overflow and underflow; with a `dither_seed` the float16 constants are shifted by a
 uniform random half unit in the last place: together they measure what storing and computing in float16 must
-cost at least. What Apple's hardware does beyond the declared dtypes is not simulated.
+cost at least. Under `float64` it is the float32 constants that are shifted, because a converter computes tables
+and folds weights in float32: against `float32` that measures the rounding level of float32 itself. What Apple's hardware does beyond the declared dtypes is not simulated.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ BUDGET_BYTES = 4 * 2**30
 
 @dataclass(frozen=True)
 class Precision:
-    """A policy, and whether the float16 constants are dithered."""
+    """A policy, and whether constants are dithered."""
 
     policy: str = "declared"
     dither_seed: int | None = None
@@ -101,8 +102,9 @@ class Precision:
         return ROUNDING[self.policy].get(dtype)
 
     def dithers(self, constant: Constant) -> bool:
-        """Whether a constant is shifted: float16, and not a scalar (those are mostly exact, as 0.5 is)."""
-        return self.dither_seed is not None and constant.type.dtype == "float16" and bool(constant.shape)
+        """Whether a constant is shifted: of the dtype in question, and no scalar (mostly exact, as 0.5 is)."""
+        shifted = "float32" if self.policy == "float64" else "float16"
+        return self.dither_seed is not None and constant.type.dtype == shifted and bool(constant.shape)
 
 
 # ------------------------------------------------------------------ rounding
@@ -164,16 +166,16 @@ def array_of(tensor: Tensor, dtype: str, precision: Precision) -> Array:
 
 
 def dithered(values: Array, *, seed: int, name: str) -> Array:
-    """Float16 values as float32, each shifted by a uniform random half unit in the last place.
+    """Float16 values as float32, float32 values as float64, each shifted by a uniform random half unit in the last place.
 
     Zeros, infinities and NaN are left as they are. The same seed and name give the same values.
     """
-    half = np.abs(values.astype(np.float16))
-    wide = values.astype(np.float32)
-    moved = np.isfinite(half) & (half > 0)
-    ulp = np.spacing(half, where=moved, out=np.zeros_like(half)).astype(np.float32)
+    wide = values.astype(np.float32 if values.dtype == np.float16 else np.float64)
+    size = np.abs(values)
+    moved = np.isfinite(size) & (size > 0)
+    ulp = np.spacing(size, where=moved, out=np.zeros_like(size)).astype(wide.dtype)
     random = np.random.default_rng([seed, crc32(name.encode())])
-    shift: Array = random.uniform(-0.5, 0.5, wide.shape).astype(np.float32)
+    shift: Array = random.uniform(-0.5, 0.5, wide.shape).astype(wide.dtype)
     return np.asarray(wide + ulp * shift)
 
 

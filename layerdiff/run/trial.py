@@ -190,7 +190,7 @@ class Trial:
 
 def variants(source: PortableSource) -> dict[str, PortableSource]:
     """The candidate under every precision policy that the comparison needs."""
-    sides = {"declared": source, "float64": source.with_precision("float64")}
+    sides = {"declared": source, "float64": source.with_precision("float64", dither_seed=DITHER_SEEDS[0])}
     if all(model.declared_precision == "float32" for model in source.packages.values()):
         return sides
     sides["float32"] = source.with_precision("float32")
