@@ -69,7 +69,7 @@ def load(
         UnsupportedOpError: it holds something that the engine does not execute.
     """
     package = open_package(path)
-    graph = Graph(package.program.functions[package.function_named(function)])
+    graph = Graph(package.program.functions[package.function_named(function)], package=package.name)
     return Model(package, graph, Precision(precision, dither_seed), Constants(constants_budget_bytes))
 
 
@@ -93,7 +93,7 @@ class Model:
             if spec.kind != "tensor":
                 raise UnsupportedOpError(
                     f"'{spec.name}' is of the kind '{spec.kind}', which the portable engine does not take.",
-                    where=self._where,
+                    where=self.graph.where,
                 )
 
     def __repr__(self) -> str:
@@ -114,10 +114,6 @@ class Model:
     def opset(self) -> str:
         """CoreML5 (iOS15) … CoreML8 (iOS18)."""
         return self.graph.function.opset
-
-    @property
-    def _where(self) -> str:
-        return f"{self.package.name}, function '{self.function}'"
 
     # -------------------------------------------------------------- execution
 
@@ -237,10 +233,10 @@ class Model:
 
     def _tensors(self, feed: Mapping[str, Any], needed: Sequence[str]) -> dict[str, Any]:
         specs = {n: replace(s, dtype=self.precision.given(s.dtype)) for n, s in self.inputs.items()}
-        arrays = checked(feed, specs, needed, where=self._where)
+        arrays = checked(feed, specs, needed, where=self.graph.where)
         return {name: tensor_of(array, self._dtype(name), self.precision) for name, array in arrays.items()}
 
     def _injected(self, inject: Mapping[str, Any], needed: Sequence[str]) -> dict[str, Any]:
         types = self.graph.types
-        arrays = {n: checked_injection(n, v, types[n], where=self._where) for n, v in inject.items()}
+        arrays = {n: checked_injection(n, v, types[n], where=self.graph.where) for n, v in inject.items()}
         return {name: tensor_of(arrays[name], self._dtype(name), self.precision) for name in needed}

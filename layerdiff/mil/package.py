@@ -73,7 +73,11 @@ def open_package(path: str | Path) -> Package:
     spec = _read(spec_path, path)
     _require_ml_program(spec, path)
     files = _WeightFiles(spec_path.parent, path if path.is_dir() else spec_path.parent)
-    program = parse(spec.mlProgram, files)
+    try:
+        program = parse(spec.mlProgram, files)
+    except (PackageError, UnsupportedOpError) as error:
+        where = error.where or str(spec_path)
+        raise type(error)(error.what, where=where, detail=error.detail, action=error.action) from error
     if not program.functions:
         raise PackageError(f"'{path.name}' holds no function.", where=str(spec_path), action=COPY_AGAIN)
     default = spec.description.defaultFunctionName or "main"

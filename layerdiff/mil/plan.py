@@ -38,13 +38,18 @@ class Plan:
 class Graph:
     """The tensors of one function and how they depend on each other.
 
+    Args:
+        function: the function.
+        package: name of the package that it is from, for messages.
+
     Raises:
         PackageError: the function refers to a tensor that does not exist, or not yet.
     """
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Function, *, package: str = "") -> None:
         self.function = function
-        check(function.block, set(), f"function '{function.name}'", inputs=function.inputs)
+        self.where = ", ".join(filter(None, (package, f"function '{function.name}'")))
+        check(function.block, set(), self.where, inputs=function.inputs)
         self.inputs = {named.name: named.type for named in function.inputs}
         self.producers = {output.name: op for op in function for output in op.outputs}
 
@@ -85,7 +90,7 @@ class Graph:
             if name not in self.types:
                 raise FeedError(
                     f"there is no tensor '{name}'.",
-                    where=f"function '{self.function.name}'",
+                    where=self.where,
                     detail=known_names("its tensors", name, [*self.function.block.outputs, *self.dynamic]),
                 )
 
@@ -104,7 +109,7 @@ class Graph:
         self.require([*fetch, *given])
         for name in given:
             if name not in self.dynamic:
-                raise FeedError(f"'{name}' is a constant, so no value can be given for it.")
+                raise FeedError(f"'{name}' is a constant, so no value can be given for it.", where=self.where)
         needed, scheduled = set(fetch), []
         for op in reversed(self.function.block.ops):
             if any(output.name in needed and output.name not in given for output in op.outputs):

@@ -11,8 +11,9 @@ A contraction of float16 tensors therefore accumulates in float32 and is rounded
 does on every device, and every op runs at the speed of float32 on a CPU. `float16_unbounded` has float16's
 rounding without its overflow and underflow; with a `dither_seed` the float16 constants are shifted by a
 uniform random half unit in the last place: together they measure what storing and computing in float16 must
-cost at least. Under `float64` it is the float32 constants that are shifted, because a converter computes tables
-and folds weights in float32: against `float32` that measures the rounding level of float32 itself. What Apple's hardware does beyond the declared dtypes is not simulated.
+cost at least. Under `float64` it is the float32 constants that are shifted, because a converter computes
+tables and folds weights in float32: against `float32` that measures the rounding level of float32 itself.
+What Apple's hardware does beyond the declared dtypes is not simulated.
 """
 
 from __future__ import annotations
@@ -166,9 +167,10 @@ def array_of(tensor: Tensor, dtype: str, precision: Precision) -> Array:
 
 
 def dithered(values: Array, *, seed: int, name: str) -> Array:
-    """Float16 values as float32, float32 values as float64, each shifted by a uniform random half unit in the last place.
+    """Values in the next wider dtype, each shifted by a uniform random half unit in the last place.
 
-    Zeros, infinities and NaN are left as they are. The same seed and name give the same values.
+    Float16 comes back as float32, float32 as float64. Zeros, infinities and NaN are left as they
+    are. The same seed and name give the same values.
     """
     wide = values.astype(np.float32 if values.dtype == np.float16 else np.float64)
     size = np.abs(values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -64,6 +65,14 @@ def inputs(entry: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
             yield "", [f"{cells.clean(clip.get('name'))}: {', '.join(map(cells.clean, clip['notes']))}"]
 
 
+def candidate_facts(description: Mapping[str, Any]) -> list[str]:
+    """Engine, recipe and precision; of packages the file names, the whole paths are in report.json."""
+    shown = dict(description)
+    if isinstance(packages := shown.get("packages"), Mapping):
+        shown["packages"] = [Path(str(path)).name for path in packages.values()]
+    return list(cells.facts(shown))
+
+
 def coverage(entry: Coverage, *, width: int) -> Text:
     """How much of what was asked for was done, and why the rest was not."""
     counts = [f"{entry.asked} asked", f"{entry.captured} captured", f"{entry.compared} compared"]
@@ -75,14 +84,28 @@ def coverage(entry: Coverage, *, width: int) -> Text:
 
 
 def reasons(candidate: CandidateResult, rows: Sequence[Row], *, width: int) -> Iterator[Text]:
-    """Why stages fail and where they are worst, and which layouts were changed; the coverage has the unknown ones."""
+    """Why stages fail and where they are worst, and which layouts were changed; the coverage has the unknown ones.
+
+    Stages that are within their limit when they are fed the reference's tensors share one line.
+    """
+    heirs = [row for row in rows if only_inherits(row)]
     for row in rows:
-        if row["status"] == "fail":
+        if row["status"] == "fail" and row not in heirs:
             first = "first divergence: " if row["first_divergence"] else ""
             text = f"✗ {first}{row['stage']}: {row['reason'] or 'it fails'}{worst(row)}"
             yield paragraph(text, width=width, style="red")
         if row["layout"]:
             yield paragraph(f"· {row['stage']}: {row['layout']}", width=width, style="dim")
+    if heirs:
+        names = ", ".join(row["stage"] for row in heirs)
+        text = f"✗ {names}: {'fails' if len(heirs) == 1 else 'fail'} by the error inherited from the stages before"
+        yield paragraph(text, width=width, style="red")
+
+
+def only_inherits(row: Row) -> bool:
+    """Whether a stage fails but would not if it were fed the reference's tensors."""
+    own, limit = row["own_error"], row["total_limit"]
+    return row["status"] == "fail" and not row["first_divergence"] and None not in (own, limit) and own <= limit
 
 
 def paragraph(text: str, *, width: int, style: str) -> Text:

@@ -113,7 +113,7 @@ def candidate_view(candidate: CandidateResult, *, width: int) -> Iterator[Render
     rows = candidate_rows(candidate)
     title = Text(f"{cells.clean(candidate.name)}  {cells.status(candidate.status)}", style=STYLES[candidate.status])
     yield from (Text(), Rule(title, align="left", style="dim"))
-    yield sections.labelled("candidate", list(cells.facts(candidate.description)), width=width)
+    yield sections.labelled("candidate", sections.candidate_facts(candidate.description), width=width)
     yield from (sections.coverage(candidate.coverage, width=width), Text())
     yield stage_table(rows, width=width)
     yield sections.paragraph(sections.LEGEND, width=width, style="dim")

@@ -51,7 +51,8 @@ def open_candidate(
     paths = package_paths(name, entry, components=components)
     description: dict[str, Any] = {}
     if entry.convert is not None:
-        description["recipe"] = entry.convert.recipe
+        if "joint" in components:
+            description["recipe"] = entry.convert.recipe
         paths = {
             component: convert.build(reference, component, entry.convert, progress=progress) for component in components
         }

@@ -6,13 +6,14 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-PACKAGES = ("layerdiff", "torch", "coremltools", "nemo_toolkit", "numpy", "pandas")
+PACKAGES = ("torch", "coremltools", "nemo_toolkit", "numpy", "pandas")
 """The distributions whose version can change a number."""
 
 
 def environment() -> dict[str, Any]:
-    """Versions of Python and of every package in `PACKAGES`; operating system and processor."""
+    """Versions of layerdiff, Python and every package in `PACKAGES`; operating system and processor."""
     return {
+        "layerdiff": _version("layerdiff"),
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
         "system": platform.system(),

@@ -82,7 +82,8 @@ class Inputs:
         """The report's `inputs`."""
         seconds = sum(entry.get("duration_s", 0.0) for entry in self.seen)
         count = sum(entry.get("points", 0) for entry in self.seen)
-        return {"clips": self.seen, "duration_s": seconds, "points": count, "points_from": self.points}
+        points = {"points": count, "points_from": self.points} if count else {}
+        return {"clips": self.seen, "duration_s": seconds, **points}
 
     def hashes(self) -> dict[str, str]:
         """Path → sha256 of every file that was read."""

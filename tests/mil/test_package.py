@@ -113,3 +113,39 @@ def test_an_unknown_function_lists_the_known_ones(joint):
     with pytest.raises(PackageError, match="has no function 'mian'") as raised:
         mil.load(joint.package, function="mian")
     assert "did you mean 'main'?" in str(raised.value)
+
+
+def test_a_constant_that_is_not_of_its_type_names_the_file(edited):
+    def shorten(spec):
+        function = spec.mlProgram.functions["main"]
+        for operation in function.block_specializations[function.opset].operations:
+            value = operation.attributes["val"].immediateValue.tensor
+            if value.WhichOneof("value") == "ints":
+                del value.ints.values[:]
+
+    message = refusal(edited(shorten))
+    assert "does not hold what its type says" in message
+    assert "edited.mlpackage" in message
+
+
+def test_a_cyclic_program_names_the_package(edited):
+    def turn(spec):
+        function = spec.mlProgram.functions["main"]
+        operations = function.block_specializations[function.opset].operations
+        relu = next(o for o in operations if o.type == "relu")
+        relu.inputs["x"].arguments[0].name = "logits"
+
+    message = refusal(edited(turn))
+    assert "'logits' is used before it is computed: the program is cyclic" in message
+    assert "in edited.mlpackage, function 'main', op '" in message
+
+
+@pytest.mark.parametrize("offset", [1, 128, 2**40])
+def test_a_wrong_offset_of_a_constant(edited, offset):
+    def move(spec):
+        function = spec.mlProgram.functions["main"]
+        for operation in function.block_specializations[function.opset].operations:
+            if operation.attributes["val"].HasField("blobFileValue"):
+                operation.attributes["val"].blobFileValue.offset = offset
+
+    assert "weight.bin" in refusal(edited(move))

@@ -138,6 +138,17 @@ def test_dithering_shifts_by_at_most_half_a_unit_evenly_and_repeatably():
     assert (shifted != dithered(values, seed=3, name="v")).mean() > 0.99
 
 
+def test_under_float64_it_is_the_float32_constants_that_are_dithered():
+    values = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    precision = Precision("float64", dither_seed=3)
+    shifted = Constants().tensor(constant(values), precision)
+    assert shifted.dtype == torch.float64
+    shift = (shifted.numpy() - values) / np.spacing(np.abs(values)).astype(np.float64)
+    assert 0.45 < np.abs(shift).max() <= 0.5
+    half = np.arange(1, 9, dtype=np.float16)
+    assert torch.equal(Constants().tensor(constant(half), precision), torch.arange(1.0, 9, dtype=torch.float64))
+
+
 def test_only_float16_constants_that_are_no_scalars_are_dithered():
     precision = Precision("float32", dither_seed=0)
     constants = Constants()

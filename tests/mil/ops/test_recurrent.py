@@ -8,7 +8,7 @@ import torch
 
 from layerdiff.mil.ops import recurrent
 
-S, B, I, H = 4, 2, 3, 5
+S, B, N_IN, H = 4, 2, 3, 5
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +33,8 @@ def weights(layer, order, suffix=""):
 @pytest.mark.parametrize("output_sequence", [True, False])
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_lstm(direction, output_sequence):
-    layer = torch.nn.LSTM(I, H).double()
-    x, h, c = torch.randn(S, B, I).double(), torch.randn(B, H).double(), torch.randn(B, H).double()
+    layer = torch.nn.LSTM(N_IN, H).double()
+    x, h, c = torch.randn(S, B, N_IN).double(), torch.randn(B, H).double(), torch.randn(B, H).double()
     with torch.no_grad():
         states, (last_h, last_c) = layer(x.flip(0) if direction == "reverse" else x, (h[None], c[None]))
     out, got_h, got_c = recurrent.lstm(
@@ -51,8 +51,8 @@ def test_lstm(direction, output_sequence):
 
 
 def test_bidirectional_lstm_is_aligned_in_time():
-    layer = torch.nn.LSTM(I, H, bidirectional=True).double()
-    x, h, c = torch.randn(S, B, I).double(), torch.randn(2, B, H).double(), torch.randn(2, B, H).double()
+    layer = torch.nn.LSTM(N_IN, H, bidirectional=True).double()
+    x, h, c = torch.randn(S, B, N_IN).double(), torch.randn(2, B, H).double(), torch.randn(2, B, H).double()
     with torch.no_grad():
         states, (last_h, last_c) = layer(x, (h, c))
     back = {f"{name}_back": value for name, value in weights(layer, (0, 1, 3, 2), "_reverse").items()}
@@ -72,8 +72,8 @@ def test_bidirectional_lstm_is_aligned_in_time():
 
 def test_lstm_with_peephole_clip_and_other_activations():
     rng = np.random.default_rng(0)
-    x, h, c = rng.standard_normal((1, B, I)), rng.standard_normal((B, H)), rng.standard_normal((B, H))
-    w, u, b, p = (rng.standard_normal(s) for s in ((4 * H, I), (4 * H, H), (4 * H,), (3 * H,)))
+    x, h, c = rng.standard_normal((1, B, N_IN)), rng.standard_normal((B, H)), rng.standard_normal((B, H))
+    w, u, b, p = (rng.standard_normal(s) for s in ((4 * H, N_IN), (4 * H, H), (4 * H,), (3 * H,)))
     i, f, o, z = np.split(x[0] @ w.T + h @ u.T + b, 4, -1)
     p_i, p_f, p_o = np.split(p, 3)
     gate = lambda v: np.clip(0.2 * v + 0.5, 0, 1)  # noqa: E731
@@ -94,8 +94,8 @@ def test_lstm_with_peephole_clip_and_other_activations():
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_rnn(direction):
-    layer = torch.nn.RNN(I, H).double()
-    x, h = torch.randn(S, B, I).double(), torch.randn(B, H).double()
+    layer = torch.nn.RNN(N_IN, H).double()
+    x, h = torch.randn(S, B, N_IN).double(), torch.randn(B, H).double()
     with torch.no_grad():
         states, last = layer(x.flip(0) if direction == "reverse" else x, h[None])
     out, got = recurrent.rnn(x=x, initial_h=h, **weights(layer, (0,)), direction=direction, output_sequence=True)
@@ -104,8 +104,8 @@ def test_rnn(direction):
 
 
 def test_gru_with_the_reset_gate_after_the_product_is_torchs():
-    layer = torch.nn.GRU(I, H).double()
-    x, h = torch.randn(S, B, I).double(), torch.randn(B, H).double()
+    layer = torch.nn.GRU(N_IN, H).double()
+    x, h = torch.randn(S, B, N_IN).double(), torch.randn(B, H).double()
     with torch.no_grad():
         states, last = layer(x, h[None])
     order = (0, 2, 1)  # r z n → r o z
@@ -125,8 +125,8 @@ def test_gru_with_the_reset_gate_after_the_product_is_torchs():
 
 def test_gru_by_its_formula():
     rng = np.random.default_rng(0)
-    x, h = rng.standard_normal((1, B, I)), rng.standard_normal((B, H))
-    w, u, b = rng.standard_normal((3 * H, I)), rng.standard_normal((3 * H, H)), rng.standard_normal(3 * H)
+    x, h = rng.standard_normal((1, B, N_IN)), rng.standard_normal((B, H))
+    w, u, b = rng.standard_normal((3 * H, N_IN)), rng.standard_normal((3 * H, H)), rng.standard_normal(3 * H)
     (w_r, w_o, w_z), (u_r, u_o, u_z), (b_r, b_o, b_z) = (np.split(a, 3) for a in (w, u, b))
     sigmoid = lambda v: 1 / (1 + np.exp(-v))  # noqa: E731
     r, z = sigmoid(x[0] @ w_r.T + h @ u_r.T + b_r), sigmoid(x[0] @ w_z.T + h @ u_z.T + b_z)

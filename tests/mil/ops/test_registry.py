@@ -24,7 +24,7 @@ def test_the_inputs_are_those_of_coremltools():
 
     with quiet.third_party():
         from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
-    definitions = SSAOpRegistry.ops
+    definitions = SSAOpRegistry.core_ops
     for op_type in ops.KERNELS:
         defined = {n for cls in definitions[op_type].values() for n in cls.input_spec.input_types}
         assert set(ops.kernel_of(op_type, "CoreML8").inputs) == defined, op_type
