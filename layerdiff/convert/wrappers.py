@@ -98,6 +98,9 @@ class FourierTransform(nn.Module):
     5e-5, and with them the log-mel features by 2e-3.
     """
 
+    cosine: Tensor
+    sine: Tensor
+
     def __init__(self, featurizer: Any) -> None:
         super().__init__()
         size = int(featurizer.n_fft)

@@ -7,12 +7,13 @@ nothing of a clip outlives it but counts, sums and one witness per stage.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from layerdiff.records import COMPONENTS, Component, Report, worst_status
-from layerdiff.run.candidates import Candidate, open_candidate
+from layerdiff.run.candidates import Candidate, open_candidate, open_given
 from layerdiff.run.environment import environment
-from layerdiff.run.inputs import find_inputs
+from layerdiff.run.inputs import Inputs, find_inputs
 from layerdiff.run.stages import last_component, require_tensors, stage_map, tensors_by_component
 from layerdiff.run.trial import Trial
 
@@ -39,30 +40,23 @@ def execute(config: Config, *, progress: Progress, reference: NemoSource | None 
     from layerdiff.sources.nemo import NemoSource
 
     inputs = find_inputs(config.inputs)
+    given = {name: open_given(entry, component=config.reference.component) for name, entry in config.candidates.items()}
     reference = reference or NemoSource.open(config.reference.nemo, progress=progress)
     stages = stage_map(config, reference)
-    require_tensors(stages, reference, side="reference", title="the reference", components=COMPONENTS)
+    require_tensors(stages, reference, side="reference", title="the reference", place=config.path)
     components = components_of(config, stages)
-    candidates = [
-        open_candidate(name, entry, reference=reference, components=components, progress=progress)
+    trials = [
+        open_trial(
+            config,
+            stages,
+            open_candidate(
+                name, entry, given=given[name], reference=reference, components=components, progress=progress
+            ),
+            reference,
+        )
         for name, entry in config.candidates.items()
     ]
-    for candidate in candidates:
-        require_tensors(
-            stages,
-            candidate.portable,
-            side="candidate",
-            title=f"candidate '{candidate.name}'",
-            components=candidate.portable.packages,
-        )
-    trials = [open_trial(config, stages, candidate, reference) for candidate in candidates]
-    tensors, until = tensors_by_component(stages), last_component(stages)
-    with progress.task("comparing clips", total=len(inputs)) as step:
-        for clip, calls in inputs.walk(reference, tensors=tensors, until=until):
-            for call, captured in calls:
-                for trial in trials:
-                    trial.compare(call, captured, clip=clip)
-            step(1)
+    compare_clips(trials, reference, stages, inputs, progress=progress)
     results = {trial.name: trial.result() for trial in trials}
     return Report(
         status=worst_status([result.status for result in results.values()]),
@@ -71,6 +65,21 @@ def execute(config: Config, *, progress: Progress, reference: NemoSource | None 
         inputs=inputs.summary(),
         candidates=results,
     )
+
+
+def compare_clips(
+    trials: Sequence[Trial], reference: NemoSource, stages: Sequence[Stage], inputs: Inputs, *, progress: Progress
+) -> None:
+    """Every clip through the reference and, call by call, through every candidate."""
+    tensors, until = tensors_by_component(stages), last_component(stages)
+    with ExitStack() as engines, progress.task("comparing clips", total=len(inputs)) as step:
+        for trial in trials:
+            engines.callback(trial.close)
+        for clip, calls in inputs.walk(reference, tensors=tensors, until=until):
+            for call, captured in calls:
+                for trial in trials:
+                    trial.compare(call, captured, clip=clip)
+            step(1)
 
 
 def components_of(config: Config, stages: Sequence[Stage]) -> tuple[Component, ...]:
@@ -82,7 +91,19 @@ def components_of(config: Config, stages: Sequence[Stage]) -> tuple[Component, .
 
 
 def open_trial(config: Config, stages: Sequence[Stage], candidate: Candidate, reference: NemoSource) -> Trial:
-    """A candidate made ready for comparison with the reference."""
+    """A candidate made ready for comparison with the reference.
+
+    Raises:
+        ConfigError: a stage names a tensor that its packages don't have.
+    """
+    require_tensors(
+        stages,
+        candidate.portable,
+        side="candidate",
+        title=f"candidate '{candidate.name}'",
+        place=config.path,
+        components=candidate.portable.packages,
+    )
     return Trial(
         name=candidate.name,
         stages=stages,

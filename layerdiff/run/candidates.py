@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerdiff import convert, mil
+from layerdiff.config import ConvertConfig
 from layerdiff.errors import ConfigError
 from layerdiff.records import COMPONENTS, Component
 from layerdiff.sources.coreml_native import NativeSource, core_ml_available
@@ -31,34 +31,59 @@ class Candidate:
     description: Mapping[str, Any]
 
 
-def open_candidate(
-    name: str,
-    entry: CandidateConfig,
-    *,
-    reference: NemoSource,
-    components: Sequence[Component],
-    progress: Progress,
-) -> Candidate:
-    """Opens the packages of a candidate, converting those that the configuration asks to be built.
+def open_given(entry: CandidateConfig, *, component: str) -> PortableSource | None:
+    """The packages that the configuration names by their paths; None for a candidate that has to be built.
 
     Raises:
         PackageError: a package is missing or damaged.
         UnsupportedOpError: the portable engine lacks one of its ops.
+    """
+    if entry.coreml is None:
+        return None
+    paths = {component: entry.coreml} if isinstance(entry.coreml, str) else entry.coreml
+    wanted = [name for name in COMPONENTS if name in paths and component in ("whole", name)]
+    return PortableSource({name: mil.load(Path(paths[name]).expanduser()) for name in wanted})
+
+
+def open_candidate(
+    name: str,
+    entry: CandidateConfig,
+    *,
+    given: PortableSource | None,
+    reference: NemoSource,
+    components: Sequence[Component],
+    progress: Progress,
+) -> Candidate:
+    """A candidate with its engine; what the configuration asks to be built is converted, or found in the cache.
+
+    Args:
+        name: the candidate's.
+        entry: its configuration.
+        given: its packages, if they exist already.
+        reference: what is converted.
+        components: those to convert.
+        progress: told about conversions.
+
+    Raises:
         ConversionError: coremltools could not convert.
         ConfigError: the native engine is asked for where there is no Core ML.
     """
     native = wants_native(name, entry)
-    paths = package_paths(name, entry, components=components)
     description: dict[str, Any] = {}
-    if entry.convert is not None:
-        if "joint" in components:
-            description["recipe"] = entry.convert.recipe
-        paths = {
-            component: convert.build(reference, component, entry.convert, progress=progress) for component in components
-        }
-    portable = PortableSource({component: mil.load(path) for component, path in paths.items()})
+    if entry.convert is not None and "joint" in components:
+        description["recipe"] = entry.convert.recipe
+    portable = given or build_packages(entry, reference=reference, components=components, progress=progress)
     runner = NativeSource(portable.packages) if native else None
     return Candidate(name, portable, runner, {**description, **(runner or portable).description})
+
+
+def build_packages(
+    entry: CandidateConfig, *, reference: NemoSource, components: Sequence[Component], progress: Progress
+) -> PortableSource:
+    """The packages of a `convert:` candidate."""
+    options = entry.convert or ConvertConfig()
+    paths = {name: convert.build(reference, name, options, progress=progress) for name in components}
+    return PortableSource({name: mil.load(path) for name, path in paths.items()})
 
 
 def wants_native(name: str, entry: CandidateConfig) -> bool:
@@ -71,22 +96,3 @@ def wants_native(name: str, entry: CandidateConfig) -> bool:
             action="Set `engine: auto` or `engine: portable`.",
         )
     return core_ml_available() and entry.engine in ("auto", "native")
-
-
-def package_paths(name: str, entry: CandidateConfig, *, components: Sequence[Component]) -> dict[Component, Path]:
-    """Component → the package that the configuration names for it."""
-    if entry.coreml is None:
-        return {}
-    if isinstance(entry.coreml, str):
-        if len(components) != 1:
-            raise ConfigError(
-                f"candidate '{name}' is one package, but the run compares {', '.join(components)}.",
-                where=f"candidates.{name}.coreml",
-                action="Give a mapping from component to package, as in `coreml: {encoder: …, joint: …}`.",
-            )
-        return {components[0]: Path(os.path.expanduser(entry.coreml))}
-    return {
-        component: Path(os.path.expanduser(entry.coreml[component]))
-        for component in COMPONENTS
-        if component in entry.coreml
-    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from layerdiff import convert
@@ -105,7 +105,13 @@ def component_of(stage: str, tensor: str) -> Component:
 
 
 def require_tensors(
-    stages: Sequence[Stage], source: Source, *, side: str, title: str, components: Iterable[str]
+    stages: Sequence[Stage],
+    source: Source,
+    *,
+    side: str,
+    title: str,
+    place: str | None = None,
+    components: Collection[str] = COMPONENTS,
 ) -> None:
     """Refuses a stage whose tensor one side doesn't have.
 
@@ -114,6 +120,7 @@ def require_tensors(
         source: the side that is checked.
         side: `reference` or `candidate`.
         title: what the names belong to, for the message.
+        place: the configuration's path, for the message.
         components: the components that this side has.
     """
     for stage in stages:
@@ -124,7 +131,7 @@ def require_tensors(
         if name not in known and not (side == "reference" and module_path(name) in known):
             raise ConfigError(
                 f"stage '{stage.name}' has no {side} tensor '{name}'.",
-                where=f"stages.{stage.name}.{side}",
+                where=f"{place or 'the configuration'}, stages.{stage.name}.{side}",
                 detail=known_names(f"known tensors of {title}", name, known),
             )
 

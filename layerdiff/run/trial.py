@@ -126,6 +126,11 @@ class Trial:
                 reference=truth, candidate=offered, candidate_durations=chosen, points=call.points, clip=clip
             )
 
+    def close(self) -> None:
+        """Ends what the native engine started."""
+        if self.native is not None:
+            self.native.close()
+
     def result(self) -> CandidateResult:
         """The candidate's rows, verdict, coverage, findings and decisions."""
         rows = tuple(self._row(stage) for stage in self.stages)

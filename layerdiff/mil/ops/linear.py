@@ -10,15 +10,26 @@ from layerdiff.mil.ops.signature import Tensors
 
 
 def linear(*, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x @ weight.T + bias`."""
+    """`x @ weight.T + bias`; since iOS17 the dtypes may differ."""
+    if x.dtype is not weight.dtype:
+        x, weight = _promoted(x, weight)
+        bias = None if bias is None else bias.to(x.dtype)
     return functional.linear(x, weight, bias)
 
 
 def matmul(*, x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
-    """`x @ y` over the last two axes, the leading ones broadcast."""
+    """`x @ y` over the last two axes, the leading ones broadcast; since iOS17 the dtypes may differ."""
+    if x.dtype is not y.dtype:
+        x, y = _promoted(x, y)
     return torch.matmul(x.transpose(-1, -2) if transpose_x else x, y.transpose(-1, -2) if transpose_y else y)
 
 
 def einsum(*, values: Tensors, equation: str) -> Tensor:
     """Einstein summation over two tensors."""
     return torch.einsum(equation, *values)
+
+
+def _promoted(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the dtype that holds either: an integer operand becomes a float one."""
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    return x.to(dtype), y.to(dtype)

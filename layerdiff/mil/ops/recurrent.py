@@ -18,8 +18,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "hard_sigmoid": lambda x: (0.2 * x + 0.5).clamp(0, 1),
     "sigmoid_hard": lambda x: (0.2 * x + 0.5).clamp(0, 1),
     "tanh": torch.tanh,
-    "scaled_tanh": lambda x: 1.7159 * torch.tanh(2.0 / 3.0 * x),
+    "scaled_tanh": torch.tanh,
 }
+"""Activations of the gates; those with parameters have their defaults, which makes scaled_tanh plain tanh."""
 
 
 def rnn(

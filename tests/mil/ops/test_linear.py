@@ -20,3 +20,13 @@ def test_products():
     np.testing.assert_allclose(
         linear.einsum(values=[T, torch.from_numpy(y)], equation="bij,bjk->bik"), np.einsum("bij,bjk->bik", X, y)
     )
+
+
+def test_an_integer_operand_is_promoted():
+    whole = np.random.default_rng(3).integers(-9, 9, (5, 4))
+    y = torch.from_numpy(whole.astype(np.int32))
+    np.testing.assert_allclose(linear.matmul(x=T, y=y, transpose_y=True), X @ whole.T)
+    np.testing.assert_allclose(linear.linear(x=T, weight=y, bias=torch.ones(5, dtype=torch.int32)), X @ whole.T + 1)
+    product = linear.matmul(x=y, y=y, transpose_y=True)
+    assert product.dtype == torch.int32
+    np.testing.assert_array_equal(product, whole @ whole.T)

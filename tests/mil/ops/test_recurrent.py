@@ -135,3 +135,8 @@ def test_gru_by_its_formula():
     out, got = recurrent.gru(**{name: torch.from_numpy(a) for name, a in arrays.items()})
     np.testing.assert_allclose(got, expected)
     np.testing.assert_allclose(out[0], expected)
+
+
+def test_scaled_tanh_inside_a_layer_is_tanh():
+    x = torch.randn(5).double()
+    assert torch.equal(recurrent.ACTIVATIONS["scaled_tanh"](x), recurrent.ACTIVATIONS["tanh"](x))
