@@ -30,13 +30,13 @@ def candidate_lines(candidate: CandidateResult) -> Iterator[str]:
     rows, entry = candidate_rows(candidate), candidate.coverage
     yield f"## {escaped(candidate.name)}: {cells.status(candidate.status)}"
     yield ""
-    yield from facts("Candidate", list(cells.facts(candidate.description)))
+    yield from facts("Candidate", sections.candidate_facts(candidate.description))
     done = f"{entry.asked} asked, {entry.captured} captured, {entry.compared} compared"
     yield f"- **Coverage**: {done}, {len(entry.missing)} skipped"
     for missing in entry.missing:
         yield f"  - {code(missing.stage)}: {escaped(missing.reason)}"
     yield from ("", *table(rows), "", sections.LEGEND)
-    yield from ("", *bullets(failures(rows))) if any(row["status"] == "fail" for row in rows) else ()
+    yield from ("", *bullets(sections.failures(rows))) if any(row["status"] == "fail" for row in rows) else ()
     if candidate.tdt is not None:
         yield from ("", "### Durations", "", *duration_lines(candidate.tdt))
     for found in candidate.findings:
@@ -56,14 +56,6 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 def line(texts: Iterable[str]) -> str:
     """One line of a table."""
     return f"| {' | '.join(texts)} |"
-
-
-def failures(rows: Sequence[Row]) -> Iterator[str]:
-    """Why each failing stage fails."""
-    for row in rows:
-        if row["status"] == "fail":
-            first = "first divergence: " if row["first_divergence"] else ""
-            yield f"{first}{row['stage']}: {row['reason'] or 'it fails'}{sections.worst(row)}"
 
 
 def duration_lines(tdt: DurationAnalysis) -> Iterator[str]:

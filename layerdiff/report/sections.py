@@ -83,23 +83,25 @@ def coverage(entry: Coverage, *, width: int) -> Text:
     return text
 
 
-def reasons(candidate: CandidateResult, rows: Sequence[Row], *, width: int) -> Iterator[Text]:
-    """Why stages fail and where they are worst, and which layouts were changed; the coverage has the unknown ones.
-
-    Stages that are within their limit when they are fed the reference's tensors share one line.
-    """
-    heirs = [row for row in rows if only_inherits(row)]
+def reasons(rows: Sequence[Row], *, width: int) -> Iterator[Text]:
+    """Why stages fail, and which layouts were changed; the coverage has the unknown ones."""
+    for text in failures(rows):
+        yield paragraph(f"✗ {text}", width=width, style="red")
     for row in rows:
-        if row["status"] == "fail" and row not in heirs:
-            first = "first divergence: " if row["first_divergence"] else ""
-            text = f"✗ {first}{row['stage']}: {row['reason'] or 'it fails'}{worst(row)}"
-            yield paragraph(text, width=width, style="red")
         if row["layout"]:
             yield paragraph(f"· {row['stage']}: {row['layout']}", width=width, style="dim")
+
+
+def failures(rows: Sequence[Row]) -> Iterator[str]:
+    """Why each failing stage fails and where it is worst; those that only inherit their error share a sentence."""
+    heirs = [row["stage"] for row in rows if only_inherits(row)]
+    for row in rows:
+        if row["status"] == "fail" and row["stage"] not in heirs:
+            first = "first divergence: " if row["first_divergence"] else ""
+            yield f"{first}{row['stage']}: {row['reason'] or 'it fails'}{worst(row)}"
     if heirs:
-        names = ", ".join(row["stage"] for row in heirs)
-        text = f"✗ {names}: {'fails' if len(heirs) == 1 else 'fail'} by the error inherited from the stages before"
-        yield paragraph(text, width=width, style="red")
+        verb = "fails" if len(heirs) == 1 else "fail"
+        yield f"{', '.join(heirs)}: {verb} by the error inherited from the stages before"
 
 
 def only_inherits(row: Row) -> bool:

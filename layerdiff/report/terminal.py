@@ -117,7 +117,7 @@ def candidate_view(candidate: CandidateResult, *, width: int) -> Iterator[Render
     yield from (sections.coverage(candidate.coverage, width=width), Text())
     yield stage_table(rows, width=width)
     yield sections.paragraph(sections.LEGEND, width=width, style="dim")
-    yield from spaced(sections.reasons(candidate, rows, width=width))
+    yield from spaced(sections.reasons(rows, width=width))
     if candidate.tdt is not None:
         yield from (Text(), sections.durations(candidate.tdt, width=width))
     for entry in candidate.findings:
