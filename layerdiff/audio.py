@@ -4,7 +4,7 @@ Two steps, so that a missing file is reported before anything heavy is imported 
 with the number of files:
 
 1. `list_clips` (globs) or `read_manifest` (a NeMo manifest) makes `Recording`s from headers alone.
-2. `read` yields one `Clip` at a time; `load` and `load_all` are the two steps in one.
+2. `read` yields one `Clip` at a time; `load` is the two steps in one.
 
 What was done to the samples is said in `Clip.notes`. What cannot be used raises AudioError: a missing or
 empty file, a folder, something that is not audio, NaN or Inf, less than one analysis window.
@@ -33,6 +33,8 @@ from numpy.typing import NDArray
 from layerdiff.errors import AudioError, nearest
 from layerdiff.records import Clip
 
+LOWEST_RATE_HZ = 1000
+"""A header that announces less is damaged, and resampling by so much would fill the memory."""
 WINDOW_S = 0.025
 """The shortest clip: one analysis window of the mel spectrogram."""
 LOUDEST = 10.0
@@ -235,11 +237,6 @@ def load(path: str | Path, *, sample_rate_hz: int) -> Clip:
     return _read_one(Recording(path.name, path), sample_rate_hz=sample_rate_hz)
 
 
-def load_all(patterns: str | Sequence[str], *, sample_rate_hz: int) -> Iterator[Clip]:
-    """The clips that `patterns` name, one by one; every pattern is checked at the call (see `list_clips`)."""
-    return read(list_clips(patterns), sample_rate_hz=sample_rate_hz)
-
-
 def read(recordings: Sequence[Recording], *, sample_rate_hz: int) -> Iterator[Clip]:
     """Decodes one recording at a time; a clip that the caller drops is freed before the next is read."""
     return (_read_one(recording, sample_rate_hz=sample_rate_hz) for recording in recordings)
@@ -338,7 +335,7 @@ def _check_file(path: Path, *, where: str | None) -> None:
 
 def _unreadable(path: Path, error: Exception, *, where: str | None) -> AudioError:
     reason = getattr(error, "strerror", None) or str(error)
-    return AudioError(f"'{path}' cannot be read.", where=where, detail=reason, action="check the path and its rights")
+    return AudioError(f"'{path}' cannot be read.", where=where, detail=reason, action="check the file and its rights")
 
 
 @contextmanager
@@ -356,7 +353,7 @@ def _opened(path: Path, *, where: str | None) -> Iterator[soundfile.SoundFile]:
             detail=error.error_string,
             action="expected WAV, FLAC, OGG, MP3 or another format of libsndfile; convert the file",
         ) from error
-    except OSError as error:
+    except (OSError, MemoryError) as error:  # MemoryError: a damaged header announces terabytes
         raise _unreadable(path, error, where=where) from error
 
 
@@ -367,6 +364,9 @@ def _check_header(path: Path, *, where: str | None) -> None:
 
 
 def _check_length(path: Path, *, frames: int, rate_hz: int, where: str | None) -> None:
+    if rate_hz < LOWEST_RATE_HZ:
+        what, least = f"'{path}' has a sample rate of {rate_hz} Hz.", f"expected at least {LOWEST_RATE_HZ} Hz"
+        raise AudioError(what, where=where, detail=least, action="its header is damaged: copy the file again")
     if frames == 0:
         raise AudioError(f"'{path}' holds no samples.", where=where, action="record it again, or leave it out")
     if frames < WINDOW_S * rate_hz:

@@ -12,12 +12,13 @@ question: what does a stage do when it is fed the reference's tensors?
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from layerdiff.errors import FeedError
+from layerdiff.errors import EngineError, FeedError
 from layerdiff.records import COMPONENTS, Call, Captured, Clip, Component, Points
 from layerdiff.sources.coreml_portable import PortableSource, origin
 
@@ -152,40 +153,66 @@ def chunks(points: Points) -> Iterator[Points]:
 
 @dataclass
 class CandidateWalk:
-    """One candidate on its way through a clip; remembers only the last output of each component."""
+    """One candidate on its way through a clip; remembers only what its components gave for this clip."""
 
     source: Source
-    _upstream: dict[Component, Captured] = field(default_factory=dict)
+    _upstream: dict[Component, Captured | None] = field(default_factory=dict)
+    """None for a component that could not be run on this clip."""
 
     def run(self, call: Call, tensors: Sequence[str]) -> Captured:
         """The candidate's answer to the reference's call, fed by its own components where it has them.
 
         Raises:
-            FeedError: the candidate's own earlier output doesn't reach as far as the reference's.
+            FeedError: the clip doesn't fit into the package, or the candidate's own earlier output is missing
+                or doesn't reach as far as the reference's.
         """
-        if call.component == COMPONENTS[0]:
-            self._upstream.clear()
+        for component in COMPONENTS[COMPONENTS.index(call.component) :]:
+            self._upstream.pop(component, None)  # of an earlier clip
+        self._upstream[call.component] = None
         captured = self.source.run(follow(call, self._upstream), tensors)
         self._upstream[call.component] = captured
         return captured
 
 
-def follow(call: Call, upstream: Mapping[Component, Captured]) -> Call:
-    """The reference's call, fed instead by the candidate's own outputs as far as there are any."""
+def follow(call: Call, upstream: Mapping[Component, Captured | None]) -> Call:
+    """The reference's call, fed instead by the candidate's own outputs as far as there are any.
+
+    Raises:
+        FeedError: one of its components before it gave nothing, or too little.
+    """
+    own = {name: captured_by(name, upstream) for name in FEEDS.get(call.component, ()) if name in upstream}
     if call.component == "decoder":
         return replace(call, chained=True)
-    if call.component == "encoder" and "preprocessor" in upstream:
-        return encoder_call(upstream["preprocessor"])
+    if call.component == "encoder" and "preprocessor" in own:
+        return without_padding(encoder_call(own["preprocessor"]), call, own["preprocessor"])
     if call.component == "joint" and call.points is not None:
         feed = dict(call.feed)
-        if "encoder" in upstream:
-            frames = encoder_frames(upstream["encoder"])
+        if "encoder" in own:
+            frames = encoder_frames(own["encoder"])
             require_reach(len(frames), call.points.frames, "encoder frames")
             feed["encoder"] = frames[call.points.frames][:, :, None]
-        if "decoder" in upstream:
-            feed["decoder"] = upstream["decoder"].outputs["decoder"][call.points.steps]
+        if "decoder" in own:
+            feed["decoder"] = own["decoder"].outputs["decoder"][call.points.steps]
         return replace(call, feed=feed)
     return call
+
+
+FEEDS: Mapping[Component, tuple[Component, ...]] = {"encoder": ("preprocessor",), "joint": ("encoder", "decoder")}
+"""Component → those whose outputs it is fed with."""
+
+
+def captured_by(component: Component, upstream: Mapping[Component, Captured | None]) -> Captured:
+    """What a component of the candidate gave for this clip."""
+    captured = upstream[component]
+    if captured is None:
+        raise FeedError(f"the candidate's own {component} could not be run on a clip.")
+    return captured
+
+
+def without_padding(own: Call, call: Call, preprocessor: Captured) -> Call:
+    """The encoder's call without the frames that only the padding of the preprocessor's input made."""
+    mel, frames = own.feed["mel"], call.feed["mel"].shape[-1]
+    return replace(own, feed={**own.feed, "mel": mel[..., :frames]}) if preprocessor.layouts else own
 
 
 def require_reach(length: int, indices: Array, what: str) -> None:
@@ -207,13 +234,13 @@ def own_values(source: PortableSource, call: Call, pairs: Sequence[Pair], refere
         reference: what the reference captured for this call.
 
     Returns:
-        Candidate tensor → value. Stages with the same tensors before them share a run; each run executes
-        only the ops between those tensors and the stage.
+        Candidate tensor → value; absent where the reference's tensors don't fit into the package. Stages with
+        the same tensors before them share a run, which executes only the ops between those and the stages.
     """
     model = source.packages[call.component]
     groups: dict[tuple[str, ...], list[str]] = {}
     given = {
-        origin(model, pair.candidate): in_layout(value, model, origin(model, pair.candidate))
+        origin(model, pair.candidate): in_layout(value, model, origin(model, pair.candidate), component=call.component)
         for pair in pairs
         if pair.reference is not None and (value := reference.tensors.get(pair.reference)) is not None
     }
@@ -222,15 +249,29 @@ def own_values(source: PortableSource, call: Call, pairs: Sequence[Pair], refere
         groups.setdefault(tuple(sorted(before & given.keys())), []).append(pair.candidate)
     values: dict[str, Array] = {}
     for before_it, wanted in groups.items():
-        values |= source.run(call, wanted, inject={name: given[name] for name in before_it}).tensors
+        with suppress(FeedError, EngineError):  # the candidate itself has run; only this question has no answer
+            values |= source.run(call, wanted, inject={name: given[name] for name in before_it}).tensors
     return values
 
 
-def in_layout(value: Array, model: Model, name: str) -> Array:
-    """A reference tensor as the package declares it: surplus single axes dropped, lengths as integers."""
+def in_layout(value: Array, model: Model, name: str, *, component: Component) -> Array:
+    """A reference tensor as the package declares it, as far as that is the same tensor.
+
+    Surplus single axes are dropped and others moved, lengths become integers, and the frames of a
+    preprocessor or encoder that has a fixed window are filled up with zeros.
+    """
     declared = model.graph.types[name]
+    shape = declared.shape or ()
     if "int" in declared.dtype:
         value = value.astype(declared.dtype)
-    while value.ndim > len(declared.shape or ()) and 1 in value.shape[1:]:
+    while value.ndim > len(shape) and 1 in value.shape[1:]:
         value = np.squeeze(value, axis=1 + value.shape[1:].index(1))
+    lengths = [length for length in shape[1:] if length is not None]
+    if len(lengths) < len(shape) - 1 or value.ndim != len(shape):
+        return value
+    if [length for length in value.shape[1:] if length != 1] == [length for length in lengths if length != 1]:
+        return value.reshape(len(value), *lengths)
+    missing = [large - small for small, large in zip(value.shape[1:], lengths, strict=True)]
+    if component in ("preprocessor", "encoder") and min(missing, default=0) >= 0:
+        return np.pad(value, [(0, 0), *((0, width) for width in missing)])
     return value

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -137,13 +137,15 @@ def compare(config: Config, *, quiet: bool) -> tuple[Report, tuple[Path, ...]]:
 
     write.check_writable(config.outputs.dir)
     with noise.third_party():
+        from layerdiff.compare import DITHER_SEEDS
         from layerdiff.report.manifest import manifest
         from layerdiff.run import execute
         from layerdiff.run.inputs import find_inputs
 
         report = execute(config, progress=_progress(quiet=quiet))
         hashes = find_inputs(config.inputs).hashes()
-        files = write.write_run(report, config.outputs, manifest=manifest(report, config, inputs=hashes))
+        read = manifest(report, config, inputs=hashes, seeds={"dither": DITHER_SEEDS})
+        files = write.write_run(report, config.outputs, manifest=read)
     return report, files
 
 
@@ -201,9 +203,9 @@ def _progress(*, quiet: bool) -> Progress:
 
 
 def _end(action: Callable[[], int], *, debug: bool) -> NoReturn:
-    if debug:
-        _show_third_party()
-    raise typer.Exit(exit_code(action, debug=debug))
+    with _third_party_shown() if debug else nullcontext():
+        code = exit_code(action, debug=debug)
+    raise typer.Exit(code)
 
 
 def exit_code(action: Callable[[], int], *, debug: bool = False) -> int:
@@ -246,7 +248,8 @@ def tolerant_of_closed_pipe() -> Iterator[None]:
             os.dup2(nowhere, stream.fileno())
 
 
-def _show_third_party() -> None:
+@contextmanager
+def _third_party_shown() -> Iterator[None]:
     """Sends what other libraries print to the user's stderr, through the logger that collects it."""
     import logging
 
@@ -254,9 +257,15 @@ def _show_third_party() -> None:
 
     handler = logging.StreamHandler(noise.user_stderr())
     handler.setFormatter(logging.Formatter("[%(name)s] %(message)s"))
+    before = noise.LOGGER.level, noise.LOGGER.propagate
     noise.LOGGER.addHandler(handler)
     noise.LOGGER.setLevel(logging.DEBUG)
     noise.LOGGER.propagate = False
+    try:
+        yield
+    finally:
+        noise.LOGGER.removeHandler(handler)
+        noise.LOGGER.level, noise.LOGGER.propagate = before
 
 
 if __name__ == "__main__":

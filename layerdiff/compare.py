@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 DITHER_SEEDS = (0, 1, 2)
 """Seeds of the runs that measure what float16 must cost; their errors are averaged in power."""
 
+Index = tuple[Any, ...]
+"""A slice, as NumPy takes it."""
+
 Variants = Mapping[str, "Array"]
 """Precision policy → the candidate's tensor: `declared`, `float32`, `float64`, `own`, `native`, and, where the
 program holds float16, `weights/SEED` and `cost/SEED`."""
@@ -39,13 +42,13 @@ class Stage:
     reference: str
     """Tensor of the reference; of the parent stage where this one is a slice."""
     candidate: str
-    """Tensor of the candidate."""
+    """Tensor of the candidate; of the parent stage where a slice has none of its own."""
     parent: str | None = None
     """The stage that this one is a slice of."""
-    index: tuple[Any, ...] | None = None
-    """The slice, as numpy takes it."""
-    slice_candidate: bool = True
-    """False where the candidate's own tensor holds the slice already."""
+    slices: tuple[Index, ...] = ()
+    """From the reference's tensor to this stage, each one of what the one before it leaves."""
+    candidate_slices: tuple[Index, ...] = ()
+    """The last ones of `slices`: those that the candidate's tensor does not hold already."""
     some_positive: bool = False
     """Whether the candidate must have a positive value where the reference has one."""
 
@@ -76,7 +79,7 @@ class StageComparison:
     disagreement: str = ""
     """Why the two sides' shapes don't agree; empty if they do."""
     missing: str = ""
-    """Why there was nothing to compare; empty if there was."""
+    """Why there was nothing to compare, at least on one clip; empty if there was."""
     rows_expected_positive: int = 0
     rows_not_positive: int = 0
     """Of the rows in which the reference has a positive value, those in which the candidate has none."""
@@ -127,6 +130,11 @@ class StageComparison:
         if self.witness is None or size > self.witness.relative_l2_error:
             self.witness = Witness(clip, size, reference.copy(), candidate.copy(), points)
 
+    @property
+    def is_captured(self) -> bool:
+        """Whether both sides produced the tensor, be it in shapes that disagree."""
+        return self.shapes is not None or bool(self.disagreement)
+
     def split(self, name: str) -> float | None:
         """One of `SPLITS`, or the mean in power over the seeds of one that is measured several times."""
         values = [s.result() for key, s in self.splits.items() if key == name or key.startswith(f"{name}/")]
@@ -148,7 +156,7 @@ class StageComparison:
         nothing = StageResult(stage.name, stage.component, "unknown", self.missing or "nothing was captured")
         if self.disagreement:
             return replace(nothing, status="fail", reason=self.disagreement)
-        if self.missing or self.shapes is None:
+        if self.shapes is None:
             return nothing
         bounds = self.limits(depth=depth, parent=parent).replaced(thresholds)
         metrics = self.total.result()
@@ -162,6 +170,8 @@ class StageComparison:
             thresholds=thresholds,
             broken_expectation=self._broken_expectation(),
         )
+        if self.missing and status == "pass":
+            status, reason = "unknown", self.missing
         return StageResult(
             name=stage.name,
             component=stage.component,
@@ -248,6 +258,17 @@ def as_kind_of(reference: Array, candidate: Array) -> Array:
     return reference
 
 
+def sliced(value: Array, slices: Sequence[Index]) -> Array:
+    """A tensor after one slice after the other; of rank 1 at least.
+
+    Raises:
+        IndexError: a slice lies outside of the tensor, or has more axes.
+    """
+    for index in slices:
+        value = value[index]
+    return np.atleast_1d(value)
+
+
 def squeezed(shape: Sequence[int]) -> tuple[int, ...]:
     """A shape without its single axes."""
     return tuple(length for length in shape if length != 1)
@@ -275,12 +296,12 @@ def summarise(summary: Summary, tensor: str, dtype: str, shape: tuple[int | None
 
 
 def worst_row(witness: Witness) -> tuple[int, float | None]:
-    """Index along the leading axis and relative L2 error of the row that is furthest off."""
-    reference = np.atleast_2d(witness.reference.astype(np.float64))
-    difference = np.atleast_2d(witness.candidate.astype(np.float64)) - reference
-    axes = tuple(range(1, reference.ndim))
-    error = np.sqrt((difference**2).sum(axis=axes))
-    size = np.sqrt((reference**2).sum(axis=axes))
+    """Index and relative L2 error of the row that is furthest off; rows lie along the last axis, as in the metrics."""
+    width = witness.reference.shape[-1] if witness.reference.ndim else 1
+    reference = witness.reference.astype(np.float64).reshape(-1, width)
+    difference = witness.candidate.astype(np.float64).reshape(-1, width) - reference
+    error = np.sqrt((difference**2).sum(axis=-1))
+    size = np.sqrt((reference**2).sum(axis=-1))
     relative = np.divide(error, size, out=np.where(error > 0, np.inf, 0.0), where=size > 0)
     row = int(np.argmax(relative))
     return row, float(relative[row]) if np.isfinite(relative[row]) else None

@@ -47,7 +47,7 @@ class Clip:
     """One audio recording, decoded to what the reference expects."""
 
     name: str
-    """File name without its folder; unique within a run."""
+    """File name, with as many parent folders as make it unique within a run."""
     path: str
     """Where it was read from."""
     samples: NDArray[np.float32]

@@ -151,6 +151,20 @@ def test_not_audio(tmp_path: Path, content: bytes) -> None:
     assert error.detail
 
 
+def test_a_header_that_announces_terabytes(write: Any) -> None:
+    path = write("x.flac")
+    content = bytearray(path.read_bytes())
+    content[21] |= 0x0F  # the highest bits of the number of samples
+    path.write_bytes(content)
+    assert str(path) in refusal(audio.load, path, sample_rate_hz=RATE_HZ).what
+
+
+def test_a_header_that_announces_a_rate_of_a_few_hertz(write: Any) -> None:
+    path = write("x.wav", rate_hz=8)
+    for call in (audio.list_clips, lambda name: audio.load(name, sample_rate_hz=RATE_HZ)):
+        assert "has a sample rate of 8 Hz" in refusal(call, str(path)).what
+
+
 def test_bare_samples_are_not_audio_whatever_their_ending(tmp_path: Path) -> None:
     (tmp_path / "x.raw").write_bytes(b"\1\2" * 4000)
     assert "is not audio" in refusal(audio.load, tmp_path / "x.raw", sample_rate_hz=RATE_HZ).what
@@ -263,7 +277,7 @@ def test_listing_refuses_before_anything_is_decoded(write: Any, tmp_path: Path, 
 def test_clips_are_decoded_one_by_one_and_freed(write: Any, tmp_path: Path) -> None:
     for index in range(5):
         write(f"{index}.wav")
-    clips = audio.load_all(f"{tmp_path}/*.wav", sample_rate_hz=RATE_HZ)
+    clips = audio.read(audio.list_clips(f"{tmp_path}/*.wav"), sample_rate_hz=RATE_HZ)
     (tmp_path / "4.wav").unlink()
     first = next(clips)
     freed = weakref.ref(first.samples)
@@ -407,7 +421,8 @@ def test_the_manifest_of_the_repository_describes_its_clips() -> None:
 
 
 def test_the_clips_hold_the_cases_they_are_there_for() -> None:
-    clips = {clip.name: clip for clip in audio.load_all(f"{AUDIO_FOLDER}/*.wav", sample_rate_hz=RATE_HZ)}
+    recordings = audio.list_clips(f"{AUDIO_FOLDER}/*.wav")
+    clips = {clip.name: clip for clip in audio.read(recordings, sample_rate_hz=RATE_HZ)}
     assert all(clip.notes == () for clip in clips.values())
     assert clips["five_sentences.wav"].duration_s > 10
     assert not clips["leading_silence.wav"].samples[:RATE_HZ].any()

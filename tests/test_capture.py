@@ -130,4 +130,59 @@ def test_chunks_keep_every_point_once() -> None:
     points = Points(np.arange(2500), np.arange(2500) // 3, np.zeros(900, np.int64), 0.08)
     parts = list(chunks(points))
     assert [len(part) for part in parts] == [1024, 1024, 452]
-    np.testing.assert_array_equal(np.concatenate([part.frames for part in parts]), points.frames)
+    for name in ("frames", "steps"):
+        joined = np.concatenate([getattr(part, name) for part in parts])
+        np.testing.assert_array_equal(joined, getattr(points, name))
+    assert all(part.tokens is points.tokens for part in parts)
+
+
+# ------------------------------------------------------------------ clips that a candidate can't take
+
+
+class Window:
+    """A candidate whose encoder takes at most three frames and gives them back."""
+
+    def __init__(self) -> None:
+        self.fed: list[tuple[str, float]] = []
+
+    def run(self, call: Call, tensors: object, *, inject: object = None) -> Captured:
+        if call.component == "encoder":
+            if call.feed["mel"].shape[-1] > 3:
+                raise FeedError("'mel' is longer than the window.")
+            return Captured({"encoder": call.feed["mel"], "encoder_length": call.feed["mel_length"]}, {})
+        self.fed.append((call.component, float(call.feed["encoder"].max())))
+        return Captured({}, {})
+
+
+def clip_calls(frames: int, value: float) -> tuple[Call, Call]:
+    mel = np.full((1, 2, frames), value)
+    points = Points(np.arange(2), np.zeros(2, np.int64), np.zeros(1, np.int64), 0.08)
+    joint = Call("joint", {"encoder": np.full((2, 2, 1), -value), "decoder": np.zeros((2, 2, 1))}, points=points)
+    return Call("encoder", {"mel": mel, "mel_length": np.array([frames])}), joint
+
+
+def test_an_earlier_clip_does_not_feed_a_later_one() -> None:
+    """The second clip is too long for the encoder: the joint must get neither the first clip's frames nor the
+    reference's in their place."""
+    source = Window()
+    walk = CandidateWalk(source)  # type: ignore[arg-type]
+    encoder, joint = clip_calls(3, 1.0)
+    walk.run(encoder, [])
+    walk.run(joint, [])
+    encoder, joint = clip_calls(4, 2.0)
+    with pytest.raises(FeedError, match="longer than the window"):
+        walk.run(encoder, [])
+    with pytest.raises(FeedError, match="own encoder could not be run"):
+        walk.run(joint, [])
+    encoder, joint = clip_calls(2, 3.0)
+    walk.run(encoder, [])
+    walk.run(joint, [])
+    assert source.fed == [("joint", 1.0), ("joint", 3.0)]
+
+
+def test_frames_that_only_padding_made_are_not_handed_on() -> None:
+    own = {"mel": np.ones((1, 2, 9)), "mel_length": np.array([4])}
+    call, _ = clip_calls(5, 1.0)
+    padded = Captured(own, {}, layouts={"mel": "audio_signal padded from 5 to 9 along axis 1"})
+    assert follow(call, {"preprocessor": padded}).feed["mel"].shape == (1, 2, 5)
+    assert follow(call, {"preprocessor": Captured(own, {})}).feed["mel"].shape == (1, 2, 9)

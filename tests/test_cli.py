@@ -9,7 +9,9 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import layerdiff
 from layerdiff import cli
@@ -141,6 +143,61 @@ def test_the_traceback_is_shown_with_debug_only(tmp_path: Path, capsys: pytest.C
         said = capsys.readouterr().err
         assert "Traceback (most recent call last)" in said
         assert "ConfigError: There is no configuration" in said.splitlines()[-2]
+
+
+# ------------------------------------------------------------------ whole runs
+
+RUN = """\
+reference: {{nemo: parakeet-tdt-mini, component: {component}}}
+candidates: {candidates}
+inputs: {{tensors: joint.safetensors}}
+stages: {{{stages} logits: {{reference: joint.joint_net.2, candidate: logits}}}}
+"""
+BUILT = "{cpu_traced: {convert: {recipe: cpu_traced}}, raw_logits: {convert: {precision: float32}}}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a tensor file and a configuration of two conversions."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAYERDIFF_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    shapes = {"encoder": (5, 96, 1), "decoder": (5, 64, 1)}
+    feed = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    save_file(feed, tmp_path / "joint.safetensors")
+    (tmp_path / "c.yaml").write_text(RUN.format(component="joint", candidates=BUILT, stages=""))
+    return tmp_path
+
+
+def test_runs_end_with_the_code_of_their_result_and_leave_their_files(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", "c.yaml"]) == 1
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert said.out.splitlines()[-2].startswith("✗ cpu_traced fails first at logits (log_softmax_baked)")
+    written = folder / "outputs" / "c"
+    assert {path.name for path in written.iterdir()} == {
+        *("report.json", "stages.csv", "report.md", "report.html", "manifest.json")
+    }
+    manifest = json.loads((written / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["seeds"] == {"dither": [0, 1, 2]}
+    assert list(manifest["inputs"]) == ["joint.safetensors"]
+    assert cli.main(["run", "c.yaml", "--candidate", "raw_logits", "--json", "--dir", "right"]) == 0
+    report = capsys.readouterr().out
+    assert report == (folder / "right" / "report.json").read_text(encoding="utf-8")
+    assert list(json.loads(report)["candidates"]) == ["raw_logits"]
+
+
+def test_what_could_not_be_compared_is_no_pass(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["convert", "c.yaml", "--candidate", "raw_logits"]) == 0
+    name, component, package = capsys.readouterr().out.rstrip("\n").split("\t")
+    assert (name, component) == ("raw_logits", "joint")
+    candidates = f"{{part: {{coreml: {{joint: {package}}}}}}}"
+    stages = "encoder: {reference: encoder, candidate: encoder},"
+    (folder / "c.yaml").write_text(RUN.format(component="whole", candidates=candidates, stages=stages))
+    assert cli.main(["run", "c.yaml", "--quiet"]) == 3
+    assert capsys.readouterr().out == "? part unknown: 1 stage could not be compared\n"
 
 
 # ------------------------------------------------------------------ ends

@@ -132,6 +132,15 @@ def test_what_was_not_captured_is_unknown_with_its_reason() -> None:
     assert (row.status, row.reason) == ("unknown", "the candidate did not produce 'b'")
 
 
+def test_what_was_missing_on_one_clip_takes_a_pass_away_but_no_failure() -> None:
+    right, wrong = compared(error=1e-7), compared(error=0.1)
+    right.missing = wrong.missing = "b.wav: 'mel' is longer than the window"
+    row = result(right)
+    assert (row.status, row.reason) == ("unknown", right.missing)
+    assert row.metrics["relative_l2_error"] is not None
+    assert result(wrong).status == "fail"
+
+
 def test_an_expectation_is_checked_row_by_row() -> None:
     comparison = StageComparison(Stage("durations", "joint", "a", "b", some_positive=True))
     reference = np.array([[1, -1], [-1, -1], [2, 3]], np.float32)

@@ -200,7 +200,8 @@ def outputs(recipe: Recipe, source: Any, *, debug: bool) -> dict[str, str]:
     if not debug:
         return dict(recipe.outputs)
     before = dict.fromkeys(_expanded(recipe.taps_before, source), "float32")
-    after = dict.fromkeys(_expanded(recipe.taps_after, source), "float32")
+    has_slices = recipe.wrapper != "Joint" or int(source.joint.num_extra_outputs) > 0
+    after = dict.fromkeys(_expanded(recipe.taps_after, source), "float32") if has_slices else {}
     return {**before, **recipe.outputs, **after}
 
 

@@ -165,7 +165,7 @@ class Joint(nn.Module):
     """encoder float32[B, D, T], decoder float32[B, P, U] → logits float32[B, T, U, V + 1 + extra].
 
     With `debug`, enc_proj float32[B, T, J], dec_proj float32[B, U, J], pre_activation and relu_hidden
-    float32[B, T, U, J] come first, and the two slices of the logits follow.
+    float32[B, T, U, J] come first, and the two slices of the logits follow if there are durations.
     """
 
     def __init__(self, source: Any, *, debug: bool) -> None:
@@ -178,7 +178,8 @@ class Joint(nn.Module):
             return (self.joint(encoder_outputs=encoder, decoder_outputs=decoder),)
         with collected(joint_taps(self.joint)) as found:
             logits = self.joint(encoder_outputs=encoder, decoder_outputs=decoder)
-        return *found.values(), logits, *split_logits(self.joint, logits)
+        slices = split_logits(self.joint, logits) if self.joint.num_extra_outputs else ()
+        return *found.values(), logits, *slices
 
 
 def joint_taps(joint: Any) -> dict[str, Tap]:

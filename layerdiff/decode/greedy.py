@@ -7,8 +7,8 @@ and writes down every pair (t, u) that it visits. It takes NeMo's decisions, it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -135,12 +135,3 @@ def lattice(frames: int, *, tokens: Sequence[int] | Array, frame_s: float) -> Po
         frame_s,
         is_path=False,
     )
-
-
-def chunks(points: Points, size: int) -> Iterator[Points]:
-    """The points in consecutive pieces of at most `size`; every piece keeps all tokens."""
-    if size < 1:
-        raise ValueError(f"size must be at least 1, got {size}")
-    for start in range(0, len(points), size):
-        rows = slice(start, start + size)
-        yield replace(points, frames=points.frames[rows], steps=points.steps[rows])

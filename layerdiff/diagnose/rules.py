@@ -38,9 +38,16 @@ class Evidence:
     """Relative L2 error of the program in float32; None if it was not measured."""
     conversion_limit: float | None = None
     """What of it is float32 rounding."""
+    precision_error: float | None = None
+    """Relative L2 error of the program as declared against the program in float32; None if it was not measured."""
+    runtime_error: float | None = None
+    """Relative L2 error of the native engine against the portable one; None without a native engine."""
     own_output_error: float | None = None
     """Relative L2 error of the candidate against the reference joint's own output, over all clips."""
 
+
+FLOAT16_LOG_FLOOR = float(np.log(2.0**-14))
+"""log of float16's smallest normal number: a softmax computed in float16 keeps no digits of anything below."""
 
 Rule = Callable[[Evidence], Finding | None]
 
@@ -61,47 +68,64 @@ def log_softmax_baked(evidence: Evidence) -> Finding | None:
     """One side is the log-softmax of the other: the difference is constant in each row, its logsumexp.
 
     candidate = reference - logsumexp(reference) puts the log-softmax into the candidate; the same with
-    the sides exchanged puts it into the reference.
+    the sides exchanged puts it into the reference. coremltools computes log(softmax(x)), of which float16
+    loses the small values: then the hypothesis is held against those that it keeps.
     """
     reference, candidate = _rows(evidence.reference), _rows(evidence.candidate)
-    if not (np.isfinite(reference).all() and np.isfinite(candidate).all()):
+    if reference.shape[-1] < 2 or not (np.isfinite(reference).all() and np.isfinite(candidate).all()):
         return None
     error = candidate - reference
     for side, raw, sign in (("candidate", reference, -1.0), ("reference", candidate, 1.0)):
-        normaliser = logsumexp(raw)
-        confidence = removed(error, error - sign * normaliser[:, None])
-        if confidence >= EXPLAINS:
-            return _baked(evidence, side=side, normaliser=normaliser, error=error, confidence=confidence)
+        shift = sign * logsumexp(raw)[:, None]
+        masks = [np.ones(error.shape, bool)]
+        masks += [kept] if side == "candidate" and (kept := float16_keeps(raw + shift, candidate)) is not None else []
+        for mask in masks:
+            confidence = removed(error[mask], (error - shift)[mask])
+            if confidence >= EXPLAINS:
+                return _baked(evidence, side=side, shift=shift, error=error, mask=mask, confidence=confidence)
     return None
 
 
-def _baked(evidence: Evidence, *, side: str, normaliser: Array, error: Array, confidence: float) -> Finding:
-    width = error.shape[-1]
-    offset = error.mean(axis=-1)
-    sign = -1.0 if side == "candidate" else 1.0
+def float16_keeps(normalised: Array, candidate: Array) -> Array | None:
+    """bool[N, W]; what of log-probabilities survives log(softmax(x)) in float16; None if the rest is not lost too.
+
+    Args:
+        normalised: float64[N, W]; the exact log-probabilities.
+        candidate: float64[N, W]; what they might have become.
+    """
+    kept = normalised > FLOAT16_LOG_FLOOR
+    lost_too = (candidate[~kept] < FLOAT16_LOG_FLOOR + 0.1).all()
+    return kept if lost_too and not kept.all() else None
+
+
+def _baked(evidence: Evidence, *, side: str, shift: Array, error: Array, mask: Array, confidence: float) -> Finding:
+    width, lost = error.shape[-1], 1.0 - float(mask.mean())
+    offset = error.mean(axis=-1, keepdims=True, where=mask)
     advice = {
         "candidate": "convert with joint.log_softmax=False: set `model.joint.log_softmax = False` before "
         "torch.jit.trace (None means: normalise on a CPU)",
         "reference": "compare with the raw logits: the hook on the last member of `joint.joint_net`, or set "
         "`model.joint.log_softmax = False` on the reference",
     }
+    summary = (
+        f"log-softmax over all {width} outputs (vocabulary + blank + durations) is baked into the {side}: "
+        "the difference is constant in each row and equals the row's logsumexp"
+    )
     return Finding(
         cause="log_softmax_baked",
         stage=evidence.stage,
         confidence=confidence,
-        summary=(
-            f"log-softmax over all {width} outputs (vocabulary + blank + durations) is baked into the {side}: "
-            "the difference is constant in each row and equals the row's logsumexp"
-        ),
+        summary=summary + (f"; {lost:.0%} of the values are lost, being too small for float16" if lost else ""),
         evidence={
             "clip": evidence.clip,
             "rows": len(error),
             "width": width,
             "difference_min": float(offset.min()),
             "difference_max": float(offset.max()),
-            "spread_within_a_row_max": float(np.abs(error - offset[:, None]).max()),
-            "difference_from_logsumexp_max": float(np.abs(offset - sign * normaliser).max()),
+            "spread_within_a_row_max": _largest(error - offset, mask),
+            "difference_from_logsumexp_max": _largest(offset - shift, mask),
             "explained_share": confidence,
+            "lost_share": lost,
             "reference_joint_log_softmax": evidence.log_softmax,
             "relative_l2_error_against_the_joints_own_output": evidence.own_output_error,
         },
@@ -109,13 +133,23 @@ def _baked(evidence: Evidence, *, side: str, normaliser: Array, error: Array, co
     )
 
 
+def _largest(value: Array, mask: Array) -> float:
+    return float(np.abs(np.broadcast_to(value, mask.shape)[mask]).max())
+
+
 def precision_only(evidence: Evidence) -> Finding | None:
     """In float32 the program agrees with the reference: all of the error is the declared precision's."""
     error, limit = evidence.conversion_error, evidence.conversion_limit
     if error is None or limit is None or error > limit:
         return None
-    difference = _rows(evidence.candidate) - _rows(evidence.reference)
-    share = max(0.0, 1.0 - error * float(np.linalg.norm(evidence.reference)) / float(np.linalg.norm(difference)))
+    if evidence.precision_error == 0 or (evidence.runtime_error or 0.0) > (evidence.precision_error or 0.0):
+        return None
+    reference = _rows(evidence.reference)
+    difference = _rows(evidence.candidate) - reference
+    total = float(np.linalg.norm(difference))
+    if total == 0:
+        return None
+    share = max(0.0, 1.0 - error * float(np.linalg.norm(reference)) / total)
     return Finding(
         cause="precision_only",
         stage=evidence.stage,

@@ -38,11 +38,14 @@ from layerdiff.mil.plan import Graph, Plan, Step
 from layerdiff.mil.precision import Constants, Precision
 from layerdiff.mil.program import Argument, Constant, Op
 
-KERNEL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, ArithmeticError, AssertionError)
+KERNEL_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
 """What torch and kernels raise on values and shapes that they cannot compute with."""
 
 LITERAL_LENGTH = 60
 """Parameters whose text is longer are bound to a name instead of being written out."""
+
+RESERVED = ("_", "__debug__")
+"""Identifiers that stand for no tensor: what is thrown away, and what Python does not let anyone assign to."""
 
 _serial = count()
 
@@ -78,7 +81,7 @@ class Engine:
         constants: decoded constants, which several engines may share.
 
     Raises:
-        UnsupportedOpError: the function holds an op that the engine does not execute.
+        UnsupportedOpError: the function holds an op, or a dtype, that the engine does not execute.
     """
 
     def __init__(self, graph: Graph, *, package: str, precision: Precision, constants: Constants) -> None:
@@ -130,14 +133,17 @@ class Engine:
             del tensor
 
     def kernel(self, op: Op) -> Kernel:
-        """The kernel of an op, checked against the inputs that the op has.
+        """The kernel of an op, checked against the inputs and results that the op has.
 
         Raises:
-            UnsupportedOpError: there is none, or it does not know an input, or lacks one.
+            UnsupportedOpError: there is none, or it does not know an input, or lacks one, or a result is of a dtype
+                that is not computed with.
         """
         try:
             kernel = kernel_of(op.type, self.graph.function.opset)
             _check_inputs(op, kernel)
+            for output in op.outputs:
+                self.precision.held(output.type.dtype)
         except UnsupportedOpError as error:
             raise UnsupportedOpError(error.what, where=self._place(op), detail=error.detail) from error
         return kernel
@@ -150,6 +156,10 @@ class Engine:
         op = compiled.failing_op(error)
         if op is None:
             return EngineError(f"the program could not be run: {error}", where=self.package)
+        return self.failed(op, error)
+
+    def failed(self, op: Op, error: Exception) -> EngineError:
+        """What is raised when an op cannot be computed, or its parameters cannot be read."""
         return EngineError(
             f"the op '{op.type}' failed: {type(error).__name__}: {str(error).strip() or 'no message'}",
             where=self._place(op),
@@ -209,7 +219,10 @@ class _Writer:
         op, kernel = step.op, self.engine.kernel(step.op)
         given = set(self.plan.injected)
         targets = ["_" if output.name in given else self.local(output.name) for output in op.outputs]
-        call = self._call(op, kernel)
+        try:
+            call = self._call(op, kernel)
+        except KERNEL_ERRORS as error:
+            raise self.engine.failed(op, error) from error
         if len(targets) == 1:
             self._emit(f"{targets[0]} = {self._settled(op, kernel, 0, call)}", op)
         else:
@@ -249,7 +262,7 @@ class _Writer:
             merged = (
                 plain[0] if len(plain) == 1 else tuple(v for p in plain for v in (p if isinstance(p, tuple) else (p,)))
             )
-            return self._literal(merged, f"{op.name}_{parameter.name}")
+            return self._literal(merged, op, parameter)
         convert_name = self._bind(convert, f"as_{getattr(parameter.annotation, '__name__', 'values')}")
         return f"{convert_name}({self._tensor(bound[0])})"
 
@@ -286,10 +299,12 @@ class _Writer:
         """The variable that holds a tensor."""
         return self._name(("tensor", name), name)
 
-    def _literal(self, value: Any, hint: str) -> str:
+    def _literal(self, value: Any, op: Op, parameter: Parameter) -> str:
         text = repr(value)
         plain = not isinstance(value, float) or math.isfinite(value)
-        return text if plain and len(text) <= LITERAL_LENGTH else self._bind(value, hint, key=("literal", hint))
+        if plain and len(text) <= LITERAL_LENGTH:
+            return text
+        return self._bind(value, f"{op.name}_{parameter.name}", key=(op, parameter.name))
 
     def _bind(self, value: Any, hint: str, *, key: Any = None) -> str:
         """Makes a value available to the function under a name like `hint`."""
@@ -299,8 +314,8 @@ class _Writer:
 
     def _name(self, key: Any, hint: str) -> str:
         if key not in self.names:
-            base = re.sub(r"\W", "_", hint)
-            base = f"_{base}" if not base.isidentifier() or keyword.iskeyword(base) or base == "_" else base
+            base = re.sub(r"\W", "_", hint, flags=re.ASCII)  # Python takes some letters of other scripts for others
+            base = base if base.isidentifier() and not keyword.iskeyword(base) and base not in RESERVED else f"_{base}"
             numbered = (f"{base}_{i}" for i in count(2))
             name = base if base not in self.taken else next(n for n in numbered if n not in self.taken)
             self.taken.add(name)

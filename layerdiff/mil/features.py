@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from layerdiff.errors import PackageError
 from layerdiff.mil.program import Function, Program, TensorType
 
 Dim = int | tuple[int, int | None]
@@ -127,6 +128,12 @@ def _spec(name: str, type_: TensorType, feature: Any) -> TensorSpec:
 
 def _ranges(array: Any, enumerated: tuple[tuple[int, ...], ...]) -> list[tuple[int, int | None]]:
     if enumerated:
+        if len({len(shape) for shape in enumerated}) > 1:
+            raise PackageError(
+                "the shapes that an input allows differ in their number of axes.",
+                detail=f"got {', '.join(str(list(shape)) for shape in enumerated)}",
+                action="convert the model again",
+            )
         return [(min(lengths), max(lengths)) for lengths in zip(*enumerated, strict=True)]
     ranges = array.shapeRange.sizeRanges
     return [(int(r.lowerBound), None if r.upperBound < 0 else int(r.upperBound)) for r in ranges]

@@ -64,28 +64,40 @@ def _one(feed: Mapping[str, Any], spec: TensorSpec, where: str) -> NDArray[Any]:
 
 
 def _array(value: Any, spec: TensorSpec, where: str) -> NDArray[Any]:
-    array = np.asarray(value)
+    array = _as_array(spec.name, value, expected=spec, where=where)
     expected = KINDS[np.dtype(spec.dtype).kind]
     if KINDS.get(array.dtype.kind) != expected:
         raise _refused(f"the input '{spec.name}' is not of a {expected} dtype.", spec, array, where)
     return array
 
 
+def _as_array(name: str, value: Any, *, expected: TensorSpec | TensorType, where: str) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors on a device or with a gradient
+        raise FeedError(
+            f"what is given for '{name}' is no array.",
+            where=where,
+            detail=f"expected {expected}, got {type(value).__name__}: {error}",
+        ) from error
+
+
 def _converted(array: NDArray[Any], spec: TensorSpec, where: str) -> NDArray[Any]:
     target = np.dtype(spec.dtype)
     if array.dtype == target or np.can_cast(array.dtype, target):
         return array.astype(target, copy=False)
-    largest = np.finfo(target).max if target.kind == "f" else np.iinfo(target).max
-    smallest = -largest if target.kind == "f" else np.iinfo(target).min
-    finite = array[np.isfinite(array)] if target.kind == "f" else array
-    if finite.size and (finite.max() > largest or finite.min() < smallest):
-        raise _refused(
-            f"the input '{spec.name}' holds values that do not fit {target}: {finite.min()} … {finite.max()}.",
-            spec,
-            array,
-            where,
-        )
+    if outside := _outside(array, target):
+        raise _refused(f"the input '{spec.name}' holds values that do not fit {target}: {outside}.", spec, array, where)
     return array.astype(target)
+
+
+def _outside(array: NDArray[Any], target: np.dtype[Any]) -> str:
+    """The range of the finite values if it is not inside that of `target`, else nothing."""
+    limits = np.finfo(target) if target.kind == "f" else np.iinfo(target)
+    finite = array[np.isfinite(array)] if target.kind == "f" else array
+    if not finite.size or (limits.min <= finite.min() and finite.max() <= limits.max):
+        return ""
+    return f"{finite.min()} … {finite.max()}"
 
 
 def _refused(what: str, spec: TensorSpec, array: NDArray[Any], where: str) -> FeedError:
@@ -97,17 +109,17 @@ def checked_injection(name: str, value: Any, type_: TensorType, *, where: str) -
     """A value for an inner tensor: any width of the kind that the program declares, of a shape it allows.
 
     Raises:
-        FeedError: the kind or the shape is another.
+        FeedError: the kind or the shape is another, or an integer does not fit.
     """
-    array = np.asarray(value)
+    array = _as_array(name, value, expected=type_, where=where)
     floats = type_.dtype.startswith(("float", "bfloat"))
     expected = "f" if floats else "b" if type_.dtype == "bool" else "iu"
     shape = type_.shape
     fits = shape is None or (
         len(shape) == array.ndim and all(d is None or d == n for d, n in zip(shape, array.shape, strict=True))
     )
-    if array.dtype.kind in expected and fits:
-        return array
+    if array.dtype.kind in expected and fits and not (expected == "iu" and _outside(array, np.dtype(type_.dtype))):
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
     raise FeedError(
         f"the value given for the tensor '{name}' does not fit.",
         where=where,

@@ -95,6 +95,7 @@ class Model:
                     f"'{spec.name}' is of the kind '{spec.kind}', which the portable engine does not take.",
                     where=self.graph.where,
                 )
+            precision.held(spec.dtype)
 
     def __repr__(self) -> str:
         takes = ", ".join(f"{spec.name}: {spec}" for spec in self.inputs.values())

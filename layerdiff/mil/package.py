@@ -75,6 +75,7 @@ def open_package(path: str | Path) -> Package:
     files = _WeightFiles(spec_path.parent, path if path.is_dir() else spec_path.parent)
     try:
         program = parse(spec.mlProgram, files)
+        described = interfaces(spec.description, program)
     except (PackageError, UnsupportedOpError) as error:
         where = error.where or str(spec_path)
         raise type(error)(error.what, where=where, detail=error.detail, action=error.action) from error
@@ -83,7 +84,7 @@ def open_package(path: str | Path) -> Package:
     default = spec.description.defaultFunctionName or "main"
     if default not in program.functions:
         default = next(iter(program.functions))
-    return Package(path, program, interfaces(spec.description, program), default, spec.specificationVersion)
+    return Package(path, program, described, default, spec.specificationVersion)
 
 
 def specification_path(path: Path) -> Path:
@@ -129,7 +130,11 @@ def _root_model(manifest: Path) -> Path:
 
 
 def _require_inside(path: Path, folder: Path) -> None:
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # too long, a zero byte, links in a circle
+        inside = False
+    if not inside:
         raise PackageError(f"the package refers to '{path}', outside of itself.", where=str(folder))
 
 

@@ -115,11 +115,12 @@ class Graph:
             if any(output.name in needed and output.name not in given for output in op.outputs):
                 scheduled.append(op)
                 needed.update(op.reads)
+        used = tuple(name for name in given if name in needed)
         return Plan(
             fetch=tuple(dict.fromkeys(fetch)),
             feeds=tuple(name for name in self.inputs if name in needed and name not in given),
-            injected=tuple(name for name in given if name in needed),
-            steps=self._steps(scheduled[::-1], set(fetch) if keep else set(), set(given)),
+            injected=used,
+            steps=self._steps(scheduled[::-1], set(fetch) if keep else set(), set(used)),
         )
 
     def _steps(self, ops: list[Op], kept: set[str], given: set[str]) -> tuple[Step, ...]:

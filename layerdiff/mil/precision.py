@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from layerdiff.errors import EngineError, known_names
+from layerdiff.errors import EngineError, UnsupportedOpError, known_names
 from layerdiff.mil.program import Constant
 from layerdiff.mil.weights import bits_per_value
 
@@ -85,7 +85,16 @@ class Precision:
             )
 
     def held(self, dtype: str) -> torch.dtype:
-        """What a tensor declared as `dtype` is held in."""
+        """What a tensor declared as `dtype` is held in.
+
+        Raises:
+            UnsupportedOpError: the engine does not compute with such tensors.
+        """
+        if dtype not in HELD:
+            raise UnsupportedOpError(
+                f"the portable engine does not compute with tensors of dtype '{dtype}'.",
+                detail=f"expected one of: {', '.join(HELD)}",
+            )
         if dtype in FLOATS and self.policy == "float64":
             return torch.float64
         return HELD[dtype]
@@ -153,7 +162,7 @@ def tensor_of(array: Array, dtype: str, precision: Precision) -> Tensor:
     given = torch.from_numpy(source)
     tensor = given.to(held)
     rounding = precision.rounding(dtype)
-    if rounding is None or source.dtype == np.float16:
+    if rounding is None or str(source.dtype) == dtype:
         return tensor
     return rounding(tensor.clone() if tensor is given else tensor)
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from layerdiff.errors import PackageError, UnsupportedOpError
-from layerdiff.mil.weights import WeightFile, from_bytes, size_in_bytes
+from layerdiff.mil.weights import WeightFile, bits_per_value, from_bytes, size_in_bytes
 
 DTYPES = {
     1: "bool",
@@ -42,6 +42,8 @@ DTYPES = {
     41: "float8_e5m2",
 }
 """The data types of the MIL schema by their numpy names."""
+
+CONVERT_AGAIN = "convert the model again"
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ class _Parser:
             raise PackageError(
                 f"function '{name}' has no block for its opset '{message.opset}'.",
                 detail=f"it has: {', '.join(message.block_specializations) or 'none'}",
-                action="convert the model again",
+                action=CONVERT_AGAIN,
             )
         return Function(name, message.opset, _named(message.inputs), self.block(block))
 
@@ -203,6 +205,8 @@ class _Parser:
         constants, ops = {}, []
         for operation in message.operations:
             if operation.type == "const":
+                if len(operation.outputs) != 1 or "val" not in operation.attributes:
+                    raise _malformed("an op 'const' has no result or no value.")
                 name = operation.outputs[0].name
                 constants[name] = self.constant(name, operation.attributes["val"])
             else:
@@ -215,6 +219,8 @@ class _Parser:
         name = attributes["name"].inline if "name" in attributes else outputs[0].name if outputs else message.type
         inputs = {}
         for key, argument in message.inputs.items():
+            if not argument.arguments:
+                raise _malformed(f"nothing is bound to the input '{key}' of the op '{name}'.")
             inputs[key] = tuple(
                 binding.name
                 if binding.WhichOneof("binding") == "name"
@@ -281,22 +287,30 @@ def _tensor_value(name: str, type_: TensorType, message: Any) -> Any:
     if which == "strings":
         strings = list(message.strings.values)
         if len(strings) != prod(shape):
-            raise _wrong_count(name, type_, f"{len(strings)} strings")
+            raise _wrong_value(name, type_, f"{len(strings)} strings")
         return strings[0] if not shape else np.array(strings, dtype=object).reshape(shape)
     if which == "bytes":
         raw = np.frombuffer(bytearray(message.bytes.values), np.uint8)
         if len(raw) != size_in_bytes(type_.dtype, shape):
-            raise _wrong_count(name, type_, f"{len(raw)} bytes")
+            raise _wrong_value(name, type_, f"{len(raw)} bytes")
         return from_bytes(raw, type_.dtype, shape)
+    bits_per_value(type_.dtype)  # refuses what is not read, whatever dtypes numpy has learnt meanwhile
     values = getattr(message, which).values if which else []
     if len(values) != prod(shape):
-        raise _wrong_count(name, type_, f"{len(values)} values")
-    return np.array(values, dtype=type_.dtype).reshape(shape)
+        raise _wrong_value(name, type_, f"{len(values)} values")
+    try:
+        return np.array(list(values), dtype=type_.dtype).reshape(shape)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _wrong_value(name, type_, f"what is no {type_.dtype}: {error}") from error
 
 
-def _wrong_count(name: str, type_: TensorType, got: str) -> PackageError:
+def _wrong_value(name: str, type_: TensorType, got: str) -> PackageError:
     return PackageError(
         f"the constant '{name}' does not hold what its type says.",
         detail=f"expected {type_}, got {got}",
-        action="convert the model again",
+        action=CONVERT_AGAIN,
     )
+
+
+def _malformed(what: str) -> PackageError:
+    return PackageError(what, action=CONVERT_AGAIN)

@@ -47,8 +47,12 @@ DTYPES = {
 }
 """The dtype codes of a record; sub-byte types are a little-endian bit stream."""
 
-BITS = {"int4": 4, "uint1": 1, "uint2": 2, "uint3": 3, "uint4": 4, "uint6": 6, "bfloat16": 16}
-"""Width in bits of the dtypes that numpy does not know."""
+BITS = {
+    **{"uint1": 1, "uint2": 2, "uint3": 3, "uint4": 4, "uint6": 6, "int4": 4, "bool": 8},
+    **{f"{kind}{bits}": bits for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+    **{"float16": 16, "bfloat16": 16, "float32": 32, "float64": 64},
+}
+"""Width in bits of the dtypes that are read; numpy's own list grows by what else a process imports."""
 
 RE_EXPORT = "convert the model again, or copy the package again as a whole folder"
 
@@ -176,12 +180,9 @@ def bits_per_value(dtype: str) -> int:
     Raises:
         UnsupportedOpError: constants of this dtype cannot be read.
     """
-    if dtype in BITS:
-        return BITS[dtype]
-    try:
-        return np.dtype(dtype).itemsize * 8
-    except TypeError as error:
-        raise UnsupportedOpError(f"constants of dtype '{dtype}' cannot be read.", action=RE_EXPORT) from error
+    if dtype not in BITS:
+        raise UnsupportedOpError(f"constants of dtype '{dtype}' cannot be read.", action=RE_EXPORT)
+    return BITS[dtype]
 
 
 def size_in_bytes(dtype: str, shape: tuple[int, ...]) -> int:
@@ -193,7 +194,7 @@ def from_bytes(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> ND
     """`dtype[shape]` from little-endian bytes: a view, but for sub-byte types and bfloat16."""
     if dtype == "bfloat16":
         return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
-    if dtype in BITS:
+    if bits_per_value(dtype) < 8:
         return unpack(raw, dtype, prod(shape)).reshape(shape)
     return raw.view(np.dtype(dtype).newbyteorder("<")).reshape(shape)
 

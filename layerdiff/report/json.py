@@ -33,7 +33,7 @@ def document(report: Report) -> dict[str, Any]:
         "environment": plain(report.environment),
         "reference": plain(report.reference),
         "inputs": plain(report.inputs),
-        "candidates": {str(name): _candidate(candidate) for name, candidate in report.candidates.items()},
+        "candidates": {_text(name): _candidate(candidate) for name, candidate in report.candidates.items()},
     }
 
 
@@ -42,7 +42,7 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(part) for key, part in value.items()}
+        return {_text(key): plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
     if hasattr(value, "tolist"):
@@ -51,6 +51,10 @@ def plain(value: Any) -> Any:
         return value if isfinite(value) else None
     if value is None or isinstance(value, int):
         return value
+    return _text(value)
+
+
+def _text(value: Any) -> str:
     return str(value).encode("utf-8", "backslashreplace").decode("utf-8")  # a lone surrogate can't be written
 
 

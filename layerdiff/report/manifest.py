@@ -13,19 +13,21 @@ if TYPE_CHECKING:
     from layerdiff.records import Report
 
 
-def manifest(report: Report, config: Config, *, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """Versions, the resolved configuration and the hash of everything that was read.
+def manifest(report: Report, config: Config, *, inputs: Mapping[str, str], seeds: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions, the resolved configuration, the seeds, and the hash of everything that was read.
 
     Args:
         report: the result, which describes the reference and the candidates.
         config: the configuration with the options of the command line applied.
         inputs: path → sha256 of every recording or tensor file.
+        seeds: what is drawn at random → the seeds of it.
     """
     return {
         "environment": dict(report.environment),
         "config": {"path": config.path, **hashed(config.path), "resolved": config.model_dump(exclude_none=True)},
         "reference": dict(report.reference),
         "inputs": dict(inputs),
+        "seeds": dict(seeds),
         "packages": {name: packages(result.description) for name, result in report.candidates.items()},
     }
 

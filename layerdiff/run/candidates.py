@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerdiff import convert, mil
 from layerdiff.config import ConvertConfig
-from layerdiff.errors import ConfigError
+from layerdiff.errors import ConfigError, known_names
 from layerdiff.records import COMPONENTS, Component
 from layerdiff.sources.coreml_native import NativeSource, core_ml_available
 from layerdiff.sources.coreml_portable import PortableSource
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from layerdiff.config import CandidateConfig
     from layerdiff.progress import Progress
     from layerdiff.sources.nemo import NemoSource
+
+
+HANDED_ON: tuple[tuple[Component, Component, tuple[str, ...]], ...] = (
+    ("preprocessor", "encoder", ("mel", "mel_length")),
+    ("encoder", "joint", ("encoder", "encoder_length")),
+    ("decoder", "decoder", ("h_out", "c_out")),
+    ("decoder", "joint", ("decoder",)),
+)
+"""Component, who is fed with what it gives (the decoder with its own states), and the outputs that this takes."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,7 @@ def open_given(entry: CandidateConfig, *, component: str) -> PortableSource | No
     """The packages that the configuration names by their paths; None for a candidate that has to be built.
 
     Raises:
+        ConfigError: a package lacks an output that another one is fed with.
         PackageError: a package is missing or damaged.
         UnsupportedOpError: the portable engine lacks one of its ops.
     """
@@ -42,7 +52,24 @@ def open_given(entry: CandidateConfig, *, component: str) -> PortableSource | No
         return None
     paths = {component: entry.coreml} if isinstance(entry.coreml, str) else entry.coreml
     wanted = [name for name in COMPONENTS if name in paths and component in ("whole", name)]
-    return PortableSource({name: mil.load(Path(paths[name]).expanduser()) for name in wanted})
+    packages = {name: mil.load(Path(paths[name]).expanduser()) for name in wanted}
+    require_handed_on(packages)
+    return PortableSource(packages)
+
+
+def require_handed_on(packages: Mapping[Component, mil.Model]) -> None:
+    """Refuses a package without the outputs that the candidate's other packages, or its next step, are fed with."""
+    for component, consumer, names in HANDED_ON:
+        if component not in packages or consumer not in packages:
+            continue
+        for name in names:
+            if name not in packages[component].outputs:
+                raise ConfigError(
+                    f"the {component}'s package has no output '{name}', which the {consumer} is fed with.",
+                    where=str(packages[component].path),
+                    detail=known_names("its outputs", name, packages[component].outputs),
+                    action="Name its outputs so when converting.",
+                )
 
 
 def open_candidate(

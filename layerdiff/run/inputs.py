@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from layerdiff import audio
 from layerdiff.capture import walk_reference
+from layerdiff.compare import written
 from layerdiff.decode.greedy import greedy_path, lattice
-from layerdiff.errors import ConfigError, known_names
+from layerdiff.errors import ConfigError, FeedError, known_names
 from layerdiff.records import Call, Captured, Clip, Component
 from layerdiff.store import sha256_file
 
@@ -82,7 +83,7 @@ class Inputs:
         """The report's `inputs`."""
         seconds = sum(entry.get("duration_s", 0.0) for entry in self.seen)
         count = sum(entry.get("points", 0) for entry in self.seen)
-        points = {"points": count, "points_from": self.points} if count else {}
+        points = {"points": count, "points_from": "file" if self.tensors else self.points} if count else {}
         return {"clips": self.seen, "duration_s": seconds, **points}
 
     def hashes(self) -> dict[str, str]:
@@ -132,6 +133,7 @@ def tensor_calls(
 
     Raises:
         ConfigError: the file is damaged, or lacks an input of the component.
+        FeedError: the reference can't take a tensor's shape.
     """
     feed = read_tensors(path)
     for name in CONTRACT_INPUTS[component]:
@@ -142,7 +144,15 @@ def tensor_calls(
                 detail=known_names("tensors in it", name, feed),
             )
     call = Call(component, {name: feed[name] for name in CONTRACT_INPUTS[component]})
-    yield call, reference.run(call, tensors.get(component, ()))
+    try:
+        captured = reference.run(call, tensors.get(component, ()))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:  # what torch and NeMo raise for a wrong shape
+        raise FeedError(
+            f"the reference's {component} can't be run on the tensors of '{path}'.",
+            detail="\n".join([*(f"{name}: {written(value)}" for name, value in call.feed.items()), str(error)]),
+            action="Give the tensors in the shapes that the component takes.",
+        ) from error
+    yield call, captured
 
 
 def read_tensors(path: Path) -> dict[str, Array]:

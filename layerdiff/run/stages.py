@@ -78,14 +78,15 @@ def _plain(name: str, entry: StageConfig) -> Stage:
 
 
 def _slice(name: str, entry: StageConfig, parent: Stage) -> Stage:
+    index = parse_slice(entry.slice or "...")
     return Stage(
         name=name,
         component=parent.component,
         reference=parent.reference,
         candidate=entry.candidate or parent.candidate,
         parent=parent.name,
-        index=parse_slice(entry.slice or "..."),
-        slice_candidate=entry.candidate is None,
+        slices=(*parent.slices, index),
+        candidate_slices=() if entry.candidate else (*parent.candidate_slices, index),
         some_positive=bool(entry.expect.some_positive),
     )
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from layerdiff.capture import CandidateWalk, Pair, own_values
-from layerdiff.compare import DITHER_SEEDS, Stage, StageComparison
+from layerdiff.compare import DITHER_SEEDS, Stage, StageComparison, agree, sliced, written
 from layerdiff.diagnose.decisions import DecisionLens
 from layerdiff.diagnose.rules import Evidence, diagnose
-from layerdiff.errors import FeedError
+from layerdiff.errors import ConfigError, FeedError
 from layerdiff.metrics import RelativeL2
 from layerdiff.records import (
     CandidateResult,
@@ -67,7 +67,7 @@ class Trial:
             captured = {name: walk.run(call, wanted) for name, walk in self.walks.items()}
         except FeedError as error:
             for stage in stages:
-                self.comparisons[stage.name].missing = error.what
+                self.comparisons[stage.name].missing = f"{clip}: {error.what.removesuffix('.')}"
             return
         captured.setdefault("float32", captured["declared"])
         own = own_values(self.source, call, [pair_of(stage) for stage in stages], reference)
@@ -94,14 +94,18 @@ class Trial:
             comparison.missing = f"the {side} did not produce '{tensor}'"
             return
         self._compare_own_output(stage, shown, reference)
-        sliced = {name: cut(value, stage) for name, value in values.items() if value is not None}
-        comparison.update(
-            truth if stage.index is None else truth[stage.index],
-            sliced,
-            clip=clip,
-            points=call.points,
-            layout=captured["declared"].layouts.get(stage.candidate, ""),
-        )
+        layout = captured["declared"].layouts.get(stage.candidate, "")
+        expected = reference_of(truth, stage)
+        try:
+            found = {
+                name: candidate_of(value, stage, truth=truth, padded=layout)
+                for name, value in values.items()
+                if value is not None
+            }
+        except IndexError as error:
+            comparison.disagreement = f"the slice does not fit the candidate's {written(shown)}: {error}"
+            return
+        comparison.update(expected, found, clip=clip, points=call.points, layout=layout)
 
     def _compare_own_output(self, stage: Stage, candidate: Array, reference: Captured) -> None:
         """Is a stage with the raw logits as its reference the joint's own output instead?"""
@@ -118,12 +122,13 @@ class Trial:
             return
         truth, offered = reference.tensors.get(logits.reference), candidate.tensors.get(logits.candidate)
         chosen = candidate.tensors.get(durations.candidate)
-        if truth is None or offered is None or chosen is None or truth.size != offered.size:
+        if truth is None or offered is None or chosen is None:
             return
-        chosen = cut(chosen, durations)
-        if chosen.shape[-1] == len(self.lens.frames):
+        agreed, _ = agree(truth, offered)
+        agreed_durations, _ = agree(truth[durations.slices[0]], candidate_of(chosen, durations, truth=truth))
+        if agreed is not None and agreed_durations is not None:
             self.lens.update(
-                reference=truth, candidate=offered, candidate_durations=chosen, points=call.points, clip=clip
+                reference=truth, candidate=agreed, candidate_durations=agreed_durations, points=call.points, clip=clip
             )
 
     def close(self) -> None:
@@ -142,7 +147,7 @@ class Trial:
             first_divergence=first.name if first else None,
             coverage=Coverage(
                 asked=len(rows),
-                captured=sum(comparison.shapes is not None for comparison in self.comparisons.values()),
+                captured=sum(comparison.is_captured for comparison in self.comparisons.values()),
                 compared=len(rows) - len(missing),
                 missing=missing,
             ),
@@ -176,6 +181,8 @@ class Trial:
                 log_softmax=self.log_softmax,
                 conversion_error=row.conversion_error,
                 conversion_limit=row.conversion_limit,
+                precision_error=row.precision_error,
+                runtime_error=row.runtime_error,
                 own_output_error=own_output.result() if own_output else None,
             )
         )
@@ -210,14 +217,42 @@ def pair_of(stage: Stage) -> Pair:
     return Pair(stage.name, None if stage.parent else stage.reference, stage.candidate)
 
 
-def cut(value: Array, stage: Stage) -> Array:
-    """The candidate's side of a stage: sliced if the stage is a slice of the candidate's parent tensor."""
-    return value[stage.index] if stage.index is not None and stage.slice_candidate else value
+def reference_of(truth: Array, stage: Stage) -> Array:
+    """The reference's side of a stage: its tensor, or the slice of it.
+
+    Raises:
+        ConfigError: the slice lies outside of the tensor, or holds nothing.
+    """
+    try:
+        expected = sliced(truth, stage.slices)
+        problem = "it holds nothing" if truth.size and not expected.size else ""
+    except IndexError as error:
+        problem = str(error)
+    if problem:
+        raise ConfigError(
+            f"the slice of the stage '{stage.name}' does not fit the tensor '{stage.reference}'.",
+            where=f"stages.{stage.name}.slice",
+            detail=f"the tensor is {written(truth)}: {problem}",
+        )
+    return expected
+
+
+def candidate_of(value: Array, stage: Stage, *, truth: Array, padded: str = "") -> Array:
+    """The candidate's side of a stage: its tensor, or the slice of it, in the axes of the reference's.
+
+    Raises:
+        IndexError: the slice lies outside of the tensor.
+    """
+    count = len(stage.candidate_slices)
+    if not count:
+        return value
+    agreed, _ = agree(sliced(truth, stage.slices[:-count]), value, padded=padded)
+    return sliced(value if agreed is None else agreed, stage.candidate_slices)
 
 
 def decision_stages(stages: Sequence[Stage], *, width: int) -> tuple[Stage | None, Stage | None]:
     """The stage that holds all logits of the joint and the one that holds its `width` durations."""
-    durations = next((s for s in stages if s.index is not None and s.index[-1] == slice(-width, None)), None)
+    durations = next((s for s in stages if s.slices == ((..., slice(-width, None)),)), None)
     if durations is None:
         return None, None
     return next(s for s in stages if s.name == durations.parent), durations

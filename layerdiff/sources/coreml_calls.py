@@ -56,9 +56,8 @@ def run_call(
         inject: tensor name → value in the call's layout, given instead of computed.
 
     Raises:
-        ConfigError: the package has inputs that the component's contract doesn't know, or tensors are
-            injected where one prediction answers several points.
-        FeedError: an input is longer than the package's window.
+        ConfigError: the package has inputs that the component's contract doesn't know.
+        FeedError: an input is longer than the package's window, or has another rank.
     """
     require_contract_inputs(call, model)
     call = replace(call, feed={name: value for name, value in call.feed.items() if name in model.inputs})
@@ -171,34 +170,45 @@ def _run_points(
     call: Call, fetch: Sequence[str], *, model: Model, predict: Predict, inject: Mapping[str, Array]
 ) -> dict[str, Array]:
     """The joint at every point of the call."""
+    shapes = {tensor.name: tensor.shape or () for tensor in model.tensors}
     parts: list[dict[str, Array]] = []
-    for slot in joint_slots(call, model):
-        if slot.window > 1 and inject:
-            raise ConfigError(
-                "tensors can't be injected where one prediction answers several points.",
-                where=str(model.path),
-                action="Use a package with a flexible batch or a window of one frame.",
-            )
-        values = predict(slot.feed, fetch, {name: value[slot.rows] for name, value in inject.items()})
+    for slot in joint_slots(call, model, one_by_one=bool(inject)):
+        given = {name: window_of(value[slot.rows], slot, shapes[name]) for name, value in inject.items()}
+        values = predict(slot.feed, fetch, given)
         parts.append({name: rows_of(np.asarray(value), slot) for name, value in values.items()})
     if len(parts) == 1:
         return parts[0]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def joint_slots(call: Call, model: Model) -> Iterator[Slot]:
+def joint_slots(call: Call, model: Model, *, one_by_one: bool = False) -> Iterator[Slot]:
     """The predictions that evaluate the joint at the call's points.
 
     A flexible batch takes all points at once. Otherwise consecutive points that share a step of the
     prediction network fill the frame axis of `encoder` [1, D, T], as far as the window reaches.
+
+    Args:
+        call: of the joint.
+        model: only the shapes of its inputs are used.
+        one_by_one: whether a flexible frame axis is given one frame at a time.
+
+    Raises:
+        FeedError: the package's inputs have another rank.
     """
     encoder, decoder = call.feed["encoder"], call.feed["decoder"]
-    batches = [model.inputs[name].shape[0] for name in ("encoder", "decoder")]
-    if all(admits(batch, len(encoder)) for batch in batches):
+    shapes = [model.inputs[name].shape for name in ("encoder", "decoder")]
+    if any(len(shape) != 3 for shape in shapes):
+        raise FeedError(
+            "the package's inputs 'encoder' and 'decoder' are not of rank 3.",
+            where=str(model.path),
+            detail=f"expected float32[B, D, T] and float32[B, P, 1], got the ranks {[len(shape) for shape in shapes]}",
+        )
+    if all(admits(shape[0], len(encoder)) and admits(shape[2], 1) for shape in shapes):
         yield Slot(call.feed, slice(0, len(encoder)))
         return
-    dim = model.inputs["encoder"].shape[2]
-    shortest, longest = (dim, dim) if isinstance(dim, int) else (dim[0], dim[1] or len(encoder))
+    dim = shapes[0][2]
+    shortest, longest = (dim, dim) if isinstance(dim, int) else (max(dim[0], 1), dim[1] or len(encoder))
+    longest = 1 if one_by_one and shortest < longest else longest
     steps = np.arange(len(encoder)) if call.points is None else call.points.steps
     for rows in runs_of_equal(steps, longest=longest):
         width = rows.stop - rows.start
@@ -219,13 +229,28 @@ def runs_of_equal(values: Sequence[int] | Array, *, longest: int) -> Iterator[sl
 def rows_of(value: Array, slot: Slot) -> Array:
     """A tensor of one prediction as rows of the call: [1, T, …] becomes [rows, 1, …].
 
-    The frame axis is the first one behind the batch that is as long as the window; a tensor without
-    one, as the prediction network's projection, belongs to every row alike.
+    A tensor without a frame axis, as the prediction network's projection, belongs to every row alike.
     """
     if not slot.window:
         return value
     count = slot.rows.stop - slot.rows.start
-    axis = next((k for k in range(1, value.ndim) if value.shape[k] == slot.window), None)
+    axis = frame_axis(value.shape, slot)
     if axis is None:
         return np.repeat(value, count, axis=0)
     return np.concatenate([np.take(value, [frame], axis=axis) for frame in range(count)])
+
+
+def window_of(rows: Array, slot: Slot, shape: Sequence[int | None]) -> Array:
+    """Rows of a tensor as one prediction computes it, the inverse of `rows_of`: [rows, 1, …] becomes [1, T, …]."""
+    if not slot.window:
+        return rows
+    axis = frame_axis(shape, slot)
+    if axis is None:
+        return rows[:1]
+    joined = np.concatenate(np.split(rows, len(rows)), axis=axis)
+    return np.pad(joined, [(0, slot.window - len(rows) if k == axis else 0) for k in range(joined.ndim)])
+
+
+def frame_axis(shape: Sequence[int | None], slot: Slot) -> int | None:
+    """The first axis behind the batch that is as long as the window; None if there is none."""
+    return next((axis for axis in range(1, len(shape)) if shape[axis] == slot.window), None)

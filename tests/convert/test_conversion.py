@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from layerdiff import convert, quiet
+from layerdiff import convert, mil, quiet
 from layerdiff.config import ConvertConfig
 from layerdiff.convert.identity import identity
 from layerdiff.errors import ConversionError, OutputError
@@ -273,6 +273,13 @@ def test_a_joint_without_durations_has_no_decision(tmp_path: Path) -> None:
     config = ConvertConfig.model_construct(recipe="decision", precision="float32", debug=False)
     with pytest.raises(ConversionError, match="no duration outputs"):
         convert.build(source, "joint", config, cache=Cache(tmp_path))
+
+
+def test_a_debug_joint_without_durations_has_no_slices(tmp_path: Path) -> None:
+    source = small_joint()
+    source.joint._num_extra_outputs = 0
+    path = convert.build(source, "joint", ConvertConfig(precision="float32"), cache=Cache(tmp_path))
+    assert list(mil.load(path).outputs) == ["enc_proj", "dec_proj", "pre_activation", "relu_hidden", "logits"]
 
 
 def test_a_cache_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:

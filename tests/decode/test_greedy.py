@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from layerdiff.decode.greedy import Emission, Path, chunks, decide, greedy_path, lattice
+from layerdiff.decode.greedy import Emission, Path, decide, greedy_path, lattice
 from layerdiff.records import Call
 
 if TYPE_CHECKING:
@@ -306,7 +306,7 @@ def test_max_symbols_below_one_is_refused() -> None:
         run(Table(frames=1, tokens=3, durations=DURATIONS, seed=0), 0)
 
 
-# ------------------------------------------------------------------ lattice and chunks
+# ------------------------------------------------------------------ lattice
 
 
 def test_lattice() -> None:
@@ -315,20 +315,3 @@ def test_lattice() -> None:
     assert pairs == [(t, u) for t in range(3) for u in range(2)]
     assert points.tokens.tolist() == [9, 4]
     assert (points.is_path, points.frame_s) == (False, 0.08)
-
-
-@pytest.mark.parametrize("size", [1, 4, 5, 12, 100])
-def test_chunks_put_together_are_the_points(size: int) -> None:
-    points = lattice(4, tokens=[9, 4, 5], frame_s=0.08)
-    parts = list(chunks(points, size))
-    assert all(0 < len(part) <= size for part in parts)
-    assert len(parts) == -(-12 // size)
-    for field in ("frames", "steps"):
-        joined = np.concatenate([getattr(part, field) for part in parts])
-        np.testing.assert_array_equal(joined, getattr(points, field))
-    assert all(part.tokens is points.tokens and not part.is_path for part in parts)
-
-
-def test_chunks_of_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        list(chunks(lattice(1, tokens=[0], frame_s=1.0), 0))

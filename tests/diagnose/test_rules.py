@@ -58,6 +58,32 @@ def test_a_float16_candidate_is_still_recognised() -> None:
     assert finding.confidence > 0.99
 
 
+@pytest.mark.parametrize("floor", [-103.25, -45440.0], ids=["of the portable engine", "of the device"])
+def test_a_log_softmax_that_underflowed_in_float16_is_still_recognised(floor: float) -> None:
+    """coremltools computes log(softmax(x)); float16 has no softmax below 2**-24, and no digits of it below 2**-14."""
+    raw = logits(2)
+    softmax = torch.from_numpy(raw).softmax(-1).half()
+    lowered = torch.where(softmax > 0, softmax.float().log(), floor).half().float().numpy()
+    finding = log_softmax_baked(evidence(raw, lowered))
+    assert finding is not None
+    assert finding.confidence > 0.99
+    assert finding.evidence["lost_share"] > 0.5
+    assert finding.evidence["spread_within_a_row_max"] < 0.05
+    assert "too small for float16" in finding.summary
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda x: np.minimum(x, -20.0), id="cut off"),
+        pytest.param(lambda x: x - 300.0, id="low"),
+    ],
+)
+def test_what_is_low_is_not_taken_for_underflow(change: object) -> None:
+    raw = logits(3)
+    assert log_softmax_baked(evidence(raw, change(raw))) is None  # type: ignore[operator]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -92,7 +118,30 @@ def test_an_error_that_float32_does_not_have_is_precision() -> None:
     assert finding.confidence == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    "errors", [{"precision_error": 0.0}, {"precision_error": 1e-4, "runtime_error": 1e-2}], ids=["float32", "native"]
+)
+def test_an_error_that_the_declared_precision_does_not_have_is_not_its(errors: dict[str, float]) -> None:
+    """A user's threshold can fail a float32 program, and Core ML itself can be off."""
+    raw = logits(5)
+    (finding,) = diagnose(evidence(raw, raw * 1.01, conversion_error=1e-8, conversion_limit=1e-6, **errors))
+    assert finding.cause == "unexplained"
+
+
 def test_a_conversion_error_beyond_its_limit_is_not_precision() -> None:
     raw = logits(6)
     (finding,) = diagnose(evidence(raw, raw * 1.01, conversion_error=0.01, conversion_limit=1e-6))
     assert finding.cause == "unexplained"
+
+
+def test_a_stage_without_an_error_has_no_cause_in_its_precision() -> None:
+    """A user's threshold can fail a stage whose two sides are equal on the worst clip."""
+    raw = logits(7)
+    (finding,) = diagnose(evidence(raw, raw.copy(), conversion_error=0.0, conversion_limit=1e-6))
+    assert finding.cause == "unexplained"
+
+
+def test_rows_of_one_value_are_no_log_softmax() -> None:
+    """The log-softmax of a single value is 0, and so is a length that was lost."""
+    length = np.array([259], np.float32)
+    assert log_softmax_baked(evidence(length, np.zeros_like(length))) is None

@@ -12,7 +12,10 @@ import torch
 
 from layerdiff import mil
 from layerdiff.errors import EngineError, UnsupportedOpError
+from layerdiff.mil import schema
 from layerdiff.mil.ops.signature import Census
+
+SPECIFICATION = "Data/com.apple.CoreML/model.mlmodel"
 
 
 def block_of(spec):
@@ -142,6 +145,83 @@ def test_a_failing_op_is_named_and_the_cause_kept(edited, joint):
     assert "transpose(x=encoder, perm=(0, 1, 1))" in shown
     with pytest.raises(EngineError, match="the op 'transpose' failed"):
         list(model.trace(joint.feed))
+
+
+@pytest.mark.parametrize("code", [2, 40])  # string, float8
+def test_a_tensor_of_a_dtype_that_is_not_computed_with_is_refused_when_the_model_is_loaded(edited, code):
+    def retype(spec):
+        op = next(op for op in block_of(spec).operations if op.type == "relu")
+        op.outputs[0].type.tensorType.dataType = code
+
+    with pytest.raises(UnsupportedOpError, match="does not compute with tensors of dtype") as raised:
+        mil.load(edited(retype))
+    assert "of type relu" in str(raised.value)
+
+
+def test_an_input_of_a_dtype_that_is_not_computed_with_is_refused_when_the_model_is_loaded(edited):
+    def retype(spec):
+        spec.mlProgram.functions["main"].inputs[0].type.tensorType.dataType = 2
+
+    with pytest.raises(UnsupportedOpError, match="dtype 'str'"):
+        mil.load(edited(retype))
+
+
+def test_a_parameter_that_cannot_be_read_names_its_op(edited, joint):
+    def wrong(spec):
+        op = next(op for op in block_of(spec).operations if op.type == "transpose")
+        name = next(o for o in block_of(spec).operations if o.type == "const").attributes["name"]
+        op.inputs["perm"].arguments[0].value.CopyFrom(name)
+
+    model = mil.load(edited(wrong))
+    with pytest.raises(EngineError, match="the op 'transpose' failed: ValueError"):
+        model.predict(joint.feed)
+
+
+def test_fewer_results_than_the_op_has_are_an_error_of_the_op(build):
+    from coremltools.converters.mil import Builder as mb
+
+    path = build(lambda x: mb.relu6(x=mb.split(x=x, num_splits=2, axis=0, name="parts")[0]), x=np.ones(4, np.float32))
+    spec = schema.model_module().Model()
+    spec.ParseFromString((path / SPECIFICATION).read_bytes())
+    next(op for op in block_of(spec).operations if op.type == "split").outputs.pop()
+    (path / SPECIFICATION).write_bytes(spec.SerializeToString())
+    with pytest.raises(EngineError, match="failed"):
+        mil.load(path).predict({"x": np.ones(4, np.float32)})
+
+
+def test_ops_of_one_name_keep_their_own_parameters(build):
+    from coremltools.converters.mil import Builder as mb
+
+    x = np.array([-2.0, 2.0], np.float32)
+    path = build(
+        lambda x: (mb.clip(x=x, alpha=-np.inf, beta=0.0, name="a"), mb.clip(x=x, alpha=np.nan, beta=0.0, name="b")), x=x
+    )
+    spec = schema.model_module().Model()
+    spec.ParseFromString((path / SPECIFICATION).read_bytes())
+    for op in block_of(spec).operations:
+        if op.type == "clip":
+            op.attributes["name"].immediateValue.tensor.strings.values[:] = ["same"]
+    (path / SPECIFICATION).write_bytes(spec.SerializeToString())
+    result = mil.load(path).predict({"x": x})
+    np.testing.assert_array_equal(result["a"], [-2, 0])
+    assert np.isnan(result["b"]).all()
+
+
+@pytest.mark.parametrize("name", ["\u00b5", "__debug__", "_", "None", "1", "\ufb01"])
+def test_any_name_of_a_tensor_or_constant_will_do(edited, joint, model, name):
+    def rename(spec):
+        block = block_of(spec)
+        relu = next(op for op in block.operations if op.type == "relu")
+        weight = next(op for op in block.operations if op.type == "linear").inputs["weight"].arguments[0].name
+        new = {relu.outputs[0].name: name, weight: f"{name}w"}
+        for op in block.operations:
+            for output in op.outputs:
+                output.name = new.get(output.name, output.name)
+            for argument in (a for bound in op.inputs.values() for a in bound.arguments if a.name in new):
+                argument.name = new[argument.name]
+
+    renamed = mil.load(edited(rename)).predict(joint.feed)
+    assert renamed["logits"].tobytes() == model.predict(joint.feed)["logits"].tobytes()
 
 
 def test_constants_beyond_the_budget_are_loaded_at_each_use(joints):

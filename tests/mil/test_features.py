@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from layerdiff import mil, quiet
-from layerdiff.errors import FeedError
+from layerdiff.errors import FeedError, PackageError
 from layerdiff.mil.features import TensorSpec
 
 
@@ -47,6 +47,17 @@ def test_enumerated_shapes_are_read_from_the_description(tmp_path):
     assert str(model.inputs["x"]) == "float32[1..4, 3]"
     with pytest.raises(FeedError, match="another shape"):
         model.predict({"x": np.zeros((2, 3), np.float32)})
+
+
+def test_enumerated_shapes_of_different_rank_are_refused(edited):
+    def mix(spec):
+        shapes = spec.description.input[0].type.multiArrayType.enumeratedShapes.shapes
+        shapes.add(shape=[1, 24, 7])
+        shapes.add(shape=[24, 7])
+
+    with pytest.raises(PackageError, match="differ in their number of axes") as raised:
+        mil.load(edited(mix))
+    assert "edited.mlpackage" in str(raised.value)
 
 
 def test_an_optional_input_takes_its_default(tmp_path):

@@ -108,6 +108,28 @@ def test_enumerated_shapes_are_the_only_ones():
         checked({"x": np.zeros((2, 2), np.float32)}, spec, spec, where="x")
 
 
+def test_what_numpy_makes_no_array_of():
+    import torch
+
+    assert "what is given for 'length' is no array" in refusal(length=[[1], [1, 2]])
+    assert "got Tensor" in refusal(encoder=torch.zeros(1, 4, 3, requires_grad=True))
+    with pytest.raises(FeedError, match="what is given for 't' is no array"):
+        checked_injection("t", [[1.0], [1.0, 2.0]], TensorType("float32", (2,)), where="x")
+
+
+def test_given_integers_must_fit():
+    declared = TensorType("int32", (2,))
+    assert checked_injection("t", np.array([1, -(2**31)]), declared, where="x").tolist() == [1, -(2**31)]
+    with pytest.raises(FeedError, match=r"tensor 't' does not fit"):
+        checked_injection("t", np.array([1, 2**31]), declared, where="x")
+
+
+def test_given_inner_tensors_may_be_of_another_byte_order():
+    value = checked_injection("t", np.ones(2, ">f4"), TensorType("float32", (2,)), where="x")
+    assert value.dtype.isnative
+    assert value.tolist() == [1, 1]
+
+
 def test_given_inner_tensors_may_be_of_any_width_but_not_of_another_kind_or_shape():
     declared = TensorType("float16", (1, None))
     assert checked_injection("t", np.full((1, 5), 1e6), declared, where="x").dtype == np.float64

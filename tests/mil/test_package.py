@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
+from contextlib import suppress
 
 import pytest
 
 from layerdiff import mil
-from layerdiff.errors import PackageError
+from layerdiff.errors import LayerdiffError, PackageError
 from layerdiff.mil.package import open_package, specification_path
 
 SPECIFICATION = "Data/com.apple.CoreML/model.mlmodel"
@@ -99,7 +101,7 @@ def test_a_missing_weight_file(copy):
     assert "'weight.bin' cannot be read" in refusal(copy)
 
 
-@pytest.mark.parametrize("name", ["@model_path/../../../../x", "@model_path/../../../x.bin"])
+@pytest.mark.parametrize("name", ["@model_path/../../../../x", "@model_path/../../../x.bin", "@model_path/a\0b"])
 def test_a_weight_file_outside_of_the_package(edited, name):
     def escape(spec):
         for operation in spec.mlProgram.functions["main"].block_specializations["CoreML7"].operations:
@@ -107,6 +109,18 @@ def test_a_weight_file_outside_of_the_package(edited, name):
                 operation.attributes["val"].blobFileValue.fileName = name
 
     assert "outside of itself" in refusal(edited(escape))
+
+
+@pytest.mark.parametrize("part", [SPECIFICATION, WEIGHTS, "Manifest.json"])
+def test_whatever_bits_are_flipped_a_package_runs_or_is_refused(joint, copy, part):
+    rng, content = random.Random(0), (copy / part).read_bytes()
+    for _ in range(100):
+        damaged = bytearray(content)
+        for _ in range(rng.randint(1, 3)):
+            damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+        (copy / part).write_bytes(damaged)
+        with suppress(LayerdiffError):
+            mil.load(copy).predict(joint.feed)
 
 
 def test_an_unknown_function_lists_the_known_ones(joint):

@@ -113,6 +113,8 @@ def test_feeding_rounds_to_the_declared_dtype_and_leaves_the_callers_array_alone
     np.testing.assert_array_equal(tensor.numpy(), array.astype(np.float16).astype(np.float32))
     assert array[0] == np.float32(1.0001)
     assert tensor_of(array, "float16", Precision("float32"))[0] == array[0]
+    narrow = tensor_of(np.array([1.001], np.float16), "bfloat16", Precision())
+    assert narrow.tolist() == [1.0]
     frozen = np.ones(3, np.float32)
     frozen.flags.writeable = False
     assert tensor_of(frozen, "float32", Precision()).sum() == 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from layerdiff.errors import PackageError
+from layerdiff.errors import PackageError, UnsupportedOpError
 from layerdiff.mil import schema
 from layerdiff.mil.package import open_package
 from layerdiff.mil.program import Constant, TensorType, parse, value_type
@@ -87,11 +87,17 @@ def test_inline_constants_of_every_encoding():
         lambda v: tensor(v, 11, 10**12).floats.values.extend([1.5, -2]),
         lambda v: setattr(tensor(v, 10, 2).bytes, "values", b"abc"),
         lambda v: tensor(v, 2, 2).strings.values.append("x"),
+        lambda v: tensor(v, 21, 1).ints.values.append(300),
     ],
 )
 def test_a_constant_that_is_not_of_its_type_is_refused(fill):
     with pytest.raises(PackageError, match="constant 'c' does not hold what its type says"):
         parse(program_with_values(c=fill), {})
+
+
+def test_a_constant_of_a_dtype_that_is_not_read_is_refused():
+    with pytest.raises(UnsupportedOpError, match="constants of dtype 'float8_e4m3fn' cannot be read"):
+        parse(program_with_values(c=lambda v: tensor(v, 40, 1).floats.values.append(1)), {})
 
 
 def test_an_unknown_data_type_is_refused():
@@ -103,6 +109,25 @@ def test_a_function_without_the_block_of_its_opset_is_refused():
     message = schema.mil_module().Program()
     message.functions["main"].opset = "CoreML9"
     with pytest.raises(PackageError, match="no block for its opset 'CoreML9'"):
+        parse(message, {})
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda op: op.outputs.pop(), lambda op: op.attributes.pop("val"), lambda op: op.outputs.add(name="d")]
+)
+def test_a_constant_without_one_result_and_a_value_is_refused(damage):
+    message = program_with_values(c=lambda v: tensor(v, 11).floats.values.append(1))
+    damage(message.functions["main"].block_specializations["CoreML7"].operations[0])
+    with pytest.raises(PackageError, match="'const'"):
+        parse(message, {})
+
+
+def test_an_input_to_which_nothing_is_bound_is_refused():
+    message = program_with_values()
+    operation = message.functions["main"].block_specializations["CoreML7"].operations.add(type="relu")
+    operation.outputs.add(name="y")
+    operation.inputs["x"].SetInParent()
+    with pytest.raises(PackageError, match="nothing is bound to the input 'x' of the op 'y'"):
         parse(message, {})
 
 

@@ -174,6 +174,11 @@ class Tags(HTMLParser):
         self.loads += [value or "" for name, value in attrs if name in ("src", "href")]
 
 
+def test_a_file_name_that_is_not_utf_8_can_be_a_key() -> None:
+    """The manifest is keyed by paths, and Linux lets a path be any bytes."""
+    assert json_file.dump({"a\udcff.wav": 1}).encode("utf-8") == b'{\n  "a\\\\udcff.wav": 1\n}\n'
+
+
 @pytest.mark.parametrize("text", ["=1+1", "+1 (", "-x", "@SUM(A1)", "|cmd", "%x"])
 def test_a_formula_is_shown_and_not_computed(text: str) -> None:
     row = parsed_csv(one_stage(StageResult(text, "joint", "pass", "")))[0]

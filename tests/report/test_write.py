@@ -71,7 +71,8 @@ def test_the_manifest_holds_configuration_inputs_and_packages(report: Report, tm
         "reference: {nemo: m}\ncandidates: {a: {convert: {}}}\ninputs: {audio: x}\nthresholds: {rmse: 1}\n"
     )
     loaded = config.load(tmp_path / "c.yaml")
-    made = manifests.manifest(report, loaded, inputs={"a.wav": "00"})
+    made = manifests.manifest(report, loaded, inputs={"a.wav": "00"}, seeds={"dither": (0, 1)})
+    assert made["seeds"] == {"dither": (0, 1)}
     assert made["config"]["sha256"] == hashlib.sha256((tmp_path / "c.yaml").read_bytes()).hexdigest()
     assert made["config"]["resolved"]["thresholds"] == {"rmse": 1.0}
     assert made["inputs"] == {"a.wav": "00"}

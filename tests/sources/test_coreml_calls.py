@@ -50,12 +50,45 @@ def joint_call(steps: list[int]) -> Call:
         pytest.param(((1, None), 6, 1), ((1, None), 5, 1), id="flexible batch"),
     ],
 )
-def test_every_declared_shape_gives_the_same_rows(encoder: Any, decoder: Any) -> None:
-    call = joint_call([0, 0, 0, 1, 2, 2])
+@pytest.mark.parametrize("steps", [[0, 0, 0, 1, 2, 2], [0]], ids=["six points", "one point"])
+def test_every_declared_shape_gives_the_same_rows(encoder: Any, decoder: Any, steps: list[int]) -> None:
+    call = joint_call(steps)
     expected = joint(call.feed, (), {})
-    captured = run_call(call, ["enc_proj", "dec_proj"], model=package(encoder=encoder, decoder=decoder), predict=joint)
+    model = package(encoder=encoder, decoder=decoder)
+
+    def predict(feed: Any, fetch: Any, inject: Any) -> dict[str, np.ndarray]:
+        for name, declared in model.inputs.items():
+            assert all(map(admits, declared.shape, feed[name].shape)), f"{name} {feed[name].shape}"
+        return joint(feed, fetch, inject)
+
+    captured = run_call(call, ["enc_proj", "dec_proj"], model=model, predict=predict)
     for name, value in {**captured.outputs, **captured.tensors}.items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-12)
+
+
+@pytest.mark.parametrize("frames", [1, 12, (1, 50)], ids=["single step", "fixed window", "flexible frames"])
+def test_injected_rows_reach_the_frames_of_their_points(frames: Any) -> None:
+    """Given twice the projections that it would compute, the joint answers as if it had computed them."""
+    model = package(encoder=(1, 6, frames), decoder=(1, 5, 1))
+    width = frames if isinstance(frames, int) else None
+    model.tensors = [SimpleNamespace(name=name, shape=(1, n, 4)) for name, n in (("enc_proj", width), ("dec_proj", 1))]
+    call = joint_call([0, 0, 0, 1, 2, 2])
+    plain = joint(call.feed, (), {})
+    given = {name: 2 * plain[name] for name in ("enc_proj", "dec_proj")}
+
+    def predict(feed: Any, fetch: Any, inject: Any) -> dict[str, np.ndarray]:
+        assert inject["enc_proj"].shape[1] == feed["encoder"].shape[2]
+        assert inject["dec_proj"].shape == (1, 1, 4)
+        hidden = np.maximum(inject["enc_proj"][:, :, None] + inject["dec_proj"][:, None], 0)
+        return {"logits": hidden @ W_OUT}
+
+    captured = run_call(call, ["logits"], model=model, predict=predict, inject=given)
+    np.testing.assert_allclose(captured.tensors["logits"], 2 * plain["logits"], rtol=1e-12)
+
+
+def test_a_joint_of_another_rank_is_refused() -> None:
+    with pytest.raises(FeedError, match="not of rank 3"):
+        run_call(joint_call([0]), [], model=package(encoder=(1, 6), decoder=(1, 5)), predict=joint)
 
 
 def test_an_input_that_the_component_does_not_get_is_refused() -> None:

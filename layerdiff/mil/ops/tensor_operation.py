@@ -146,7 +146,11 @@ def topk(
     return_indices: bool = True,
     output_indices_dtype: str = "int32",
 ) -> tuple[Tensor, ...] | Tensor:
-    """The k largest (or smallest) elements along `axis` and their indices; equal elements keep their order."""
+    """The k largest (or smallest) elements along `axis` and their indices; equal elements keep their order.
+
+    Since iOS17, -1 takes all of them.
+    """
+    k = x.shape[axis] if k == -1 else k
     values, indices = torch.sort(x, dim=axis, descending=not ascending, stable=True)
     if not return_indices:
         return values.narrow(axis, 0, k)

@@ -22,6 +22,11 @@ def test_sorting_is_stable():
     assert tensor_operation.argsort(x=x).tolist() == [1, 3, 4, 0, 2]
 
 
+def test_topk_of_minus_one_sorts_everything():
+    values, indices = tensor_operation.topk(x=torch.tensor([[1, 3], [2, 0]]), k=-1, axis=0)
+    assert (values.tolist(), indices.tolist()) == ([[2, 3], [1, 0]], [[1, 0], [0, 1]])
+
+
 def test_concat_of_scalars_and_interleaved():
     assert tensor_operation.concat(values=[torch.tensor(1), torch.tensor(2)], axis=0).tolist() == [1, 2]
     a, b = torch.tensor([[1, 2], [3, 4]]), torch.tensor([[5, 6], [7, 8]])
