@@ -14,7 +14,7 @@ help:
 	@echo 'make test        run the tests; ARGS="tests/mil -x" goes to pytest'
 	@echo 'make check       linter, formatter and type checker, changing nothing'
 	@echo 'make format      let the linter and the formatter rewrite what they can'
-	@echo 'make benchmarks  measure start-up, engine, metrics and memory'
+	@echo 'make benchmarks  measure start-up, metrics, the demo and memory'
 	@echo 'make install     only make .venv; the others do it when it is needed'
 	@echo 'make clean       remove .venv, outputs/ and every cache of the checkout'
 
@@ -27,8 +27,9 @@ install:
 demo: install
 	@$(BIN)/layerdiff run configs/joint.yaml; code=$$?; echo; \
 	if [ $$code -eq 1 ]; then \
-	  echo 'This is what the demo is for: one of its two conversions carries a real bug on purpose, layerdiff found it and'; \
-	  echo 'answered with exit code 1, as it would in your CI. Without that conversion it answers 0:'; \
+	  echo 'This is what the demo is for: one of its two conversions carries a real bug'; \
+	  echo 'on purpose, layerdiff found it and answered with exit code 1, as it would in'; \
+	  echo 'your CI. Without that conversion it answers 0:'; \
 	  echo '  $(BIN)/layerdiff run configs/joint.yaml --candidate raw_logits'; \
 	else \
 	  echo "The demo is broken: layerdiff should have ended with exit code 1, and ended with $$code." >&2; exit 1; \

@@ -213,7 +213,7 @@ def exit_code(action: Callable[[], int], *, debug: bool = False) -> int:
     try:
         return action()
     except KeyboardInterrupt:
-        return _say("Interrupted; what was finished is kept.", INTERRUPTED, debug=debug)
+        return _say("Interrupted; converted packages and the files of earlier runs are kept.", INTERRUPTED, debug=debug)
     except LayerdiffError as error:
         return _say(f"{type(error).__name__}: {error}", REFUSED, debug=debug)
     except Exception as error:

@@ -265,8 +265,25 @@ def sliced(value: Array, slices: Sequence[Index]) -> Array:
         IndexError: a slice lies outside of the tensor, or has more axes.
     """
     for index in slices:
+        require_within(value.shape, index)
         value = value[index]
     return np.atleast_1d(value)
+
+
+def require_within(shape: Sequence[int], index: Index) -> None:
+    """Refuses a slice that reaches beyond its axis, where NumPy would silently give what is there.
+
+    Raises:
+        IndexError: `-200:` of an axis of 102, say: the width was mistaken.
+    """
+    dots = index.index(...) if ... in index else len(index)
+    axes = [*range(dots), *range(len(shape) - (len(index) - dots - 1), len(shape))]
+    items = [item for item in index if item is not ...]
+    for axis, item in zip(axes, items, strict=False):
+        ends = [end for end in (item.start, item.stop) if end is not None] if isinstance(item, slice) else []
+        for end in ends:
+            if axis < len(shape) and not -shape[axis] <= end <= shape[axis]:
+                raise IndexError(f"{end} lies outside of axis {axis}, which has {shape[axis]} elements")
 
 
 def squeezed(shape: Sequence[int]) -> tuple[int, ...]:

@@ -30,6 +30,9 @@ DEPTH_FACTOR = 16.0
 """Floor of the limit in float32 roundings per square root of the depth, for programs whose own error is luckily 0."""
 COST_FACTOR = 1.5
 """How much more than float16 must cost a stage may cost."""
+WEIGHT_FACTOR = 3.0
+"""How far the weights' rounding may lie from its measurement. That one takes other random shifts of the same size than
+the rounding itself, and a tensor of five columns averages over few of them: up to 1.8 times was seen."""
 
 AT_LEAST = frozenset({"cosine_similarity", "snr_db", "psnr_db"})
 """Metrics of which more is better: a threshold is their lower bound; it is the upper bound of all others."""
@@ -65,7 +68,7 @@ def limits(
 ) -> Limits:
     """The limits of one stage.
 
-    conversion = max(8 * rounding_level, 16 * 2⁻²⁴ * sqrt(depth + 1)) + 1.5 * weight_cost,
+    conversion = max(8 * rounding_level, 16 * 2⁻²⁴ * sqrt(depth + 1)) + 3 * weight_cost,
     total = max(conversion, 1.5 * precision_cost).
 
     Args:
@@ -84,7 +87,7 @@ def limits(
     if weight_cost is not None and not _known(weight_cost):
         return _missing("what storing the weights in float16 costs could not be measured")
     floor = DEPTH_FACTOR * FLOAT32_ROUNDING * math.sqrt(depth + 1)
-    conversion = max(ROUNDING_FACTOR * rounding_level, floor) + COST_FACTOR * (weight_cost or 0.0)
+    conversion = max(ROUNDING_FACTOR * rounding_level, floor) + WEIGHT_FACTOR * (weight_cost or 0.0)
     weights = " with float16 weights" if weight_cost else ""
     basis = f"the float32 rounding level at this depth{weights}"
     if precision_cost is not None and not _known(precision_cost):

@@ -210,7 +210,7 @@ def fail_with(error: BaseException) -> int:
 def test_errors_become_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.exit_code(lambda: 3) == 3
     assert cli.exit_code(lambda: fail_with(KeyboardInterrupt())) == 130
-    assert capsys.readouterr().err == "Interrupted; what was finished is kept.\n"
+    assert capsys.readouterr().err == "Interrupted; converted packages and the files of earlier runs are kept.\n"
     assert cli.exit_code(lambda: fail_with(PackageError("A 'x'\x1b[2J.", where="y"))) == 2
     assert capsys.readouterr().err == "PackageError: A 'x'[2J.\n  in y\n"
     assert cli.exit_code(lambda: fail_with(ZeroDivisionError("a\nb"))) == 2

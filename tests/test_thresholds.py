@@ -30,10 +30,10 @@ def test_float32_is_limited_by_its_rounding_level():
 
 
 def test_float16_may_cost_what_it_must():
-    bounds = limits(rounding_level=1e-7, depth=0, weight_cost=2e-4, precision_cost=6e-4)
+    bounds = limits(rounding_level=1e-7, depth=0, weight_cost=1e-4, precision_cost=6e-4)
     assert bounds.conversion == pytest.approx(16 * 2**-24 + 3e-4)
     assert bounds.total == pytest.approx(9e-4)
-    assert limits(rounding_level=1e-7, depth=0, weight_cost=2e-4, precision_cost=1e-4).total == bounds.conversion
+    assert limits(rounding_level=1e-7, depth=0, weight_cost=1e-4, precision_cost=1e-4).total == bounds.conversion
 
 
 @given(sizes, depths, optional, optional)

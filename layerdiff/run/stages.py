@@ -61,7 +61,7 @@ def resolve(stages: Mapping[str, StageConfig], *, component: str) -> list[Stage]
             raise ConfigError(
                 f"stage '{name}' is of the {found}, but the run compares the {component}.",
                 where=f"stages.{name}.reference",
-                action="Set `reference.component: whole`, or remove the stage.",
+                action=f"Set `reference.component` to {found} or whole, or remove the stage.",
             )
     return list(resolved.values())
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from layerdiff.capture import CandidateWalk, Pair, own_values
 from layerdiff.compare import DITHER_SEEDS, Stage, StageComparison, agree, sliced, written
 from layerdiff.diagnose.decisions import DecisionLens
@@ -93,6 +95,9 @@ class Trial:
             side, tensor = ("reference", stage.reference) if truth is None else ("candidate", stage.candidate)
             comparison.missing = f"the {side} did not produce '{tensor}'"
             return
+        if stage.parent is not None and self.comparisons[stage.parent].disagreement:
+            comparison.missing = f"the shapes of '{stage.parent}' disagree"
+            return
         self._compare_own_output(stage, shown, reference)
         layout = captured["declared"].layouts.get(stage.candidate, "")
         expected = reference_of(truth, stage)
@@ -117,7 +122,7 @@ class Trial:
     def _decide(self, call: Call, reference: Captured, candidate: Captured, clip: str) -> None:
         if self.lens is None or call.component != "joint" or call.points is None:
             return
-        logits, durations = decision_stages(self.stages, width=len(self.lens.frames))
+        logits, durations = decision_stages(self.stages, self.lens)
         if logits is None or durations is None:
             return
         truth, offered = reference.tensors.get(logits.reference), candidate.tensors.get(logits.candidate)
@@ -190,7 +195,7 @@ class Trial:
     def _durations(self) -> DurationAnalysis | None:
         if self.lens is None or not self.lens.points:
             return None
-        logits, durations = decision_stages(self.stages, width=len(self.lens.frames))
+        logits, durations = decision_stages(self.stages, self.lens)
         if logits is None or durations is None:
             return None
         return self.lens.result(durations.name, parent=logits.name)
@@ -250,9 +255,19 @@ def candidate_of(value: Array, stage: Stage, *, truth: Array, padded: str = "") 
     return sliced(value if agreed is None else agreed, stage.candidate_slices)
 
 
-def decision_stages(stages: Sequence[Stage], *, width: int) -> tuple[Stage | None, Stage | None]:
-    """The stage that holds all logits of the joint and the one that holds its `width` durations."""
-    durations = next((s for s in stages if s.slices == ((..., slice(-width, None)),)), None)
-    if durations is None:
-        return None, None
-    return next(s for s in stages if s.name == durations.parent), durations
+def decision_stages(stages: Sequence[Stage], lens: DecisionLens) -> tuple[Stage | None, Stage | None]:
+    """The stage that holds all logits of the joint and the one that holds its durations, however it is cut."""
+    for stage in stages:
+        if stage.component == "joint" and len(stage.slices) == 1 and holds_durations(stage, lens):
+            return next(parent for parent in stages if parent.name == stage.parent), stage
+    return None, None
+
+
+def holds_durations(stage: Stage, lens: DecisionLens) -> bool:
+    """Whether a stage's slice of the logits [N, 1, 1, V + 1 + D] is exactly the D durations."""
+    width = lens.blank + 1 + len(lens.frames)
+    columns = np.arange(width).reshape(1, 1, 1, width)
+    try:
+        return sliced(columns, stage.slices).ravel().tolist() == list(range(lens.blank + 1, width))
+    except IndexError:
+        return False

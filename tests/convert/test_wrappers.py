@@ -5,11 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from layerdiff.convert import wrappers
+from layerdiff.sources.nemo import NemoSource
 
 
 @pytest.fixture
@@ -133,3 +135,30 @@ def test_hooks_are_removed_after_an_error() -> None:
 def test_a_joint_without_durations_is_refused() -> None:
     with pytest.raises(ValueError, match="no duration outputs"):
         wrappers.split_logits(SimpleNamespace(num_extra_outputs=0), torch.zeros(1, 1, 1, 8))
+
+
+def test_the_fourier_tables_are_exact_and_coremltools_own_are_not(reference: NemoSource) -> None:
+    """Why `FourierTransform` exists: the tables that coremltools makes of torch.stft are off by 5e-5."""
+    import coremltools as ct
+
+    from layerdiff import quiet
+
+    featurizer = reference.preprocessor.featurizer
+    size, left = featurizer.n_fft, (featurizer.n_fft - featurizer.win_length) // 2
+    window = np.zeros(size)
+    window[left : left + featurizer.win_length] = featurizer.window.double().numpy()
+    angle = 2 * np.pi * (np.outer(np.arange(size // 2 + 1), np.arange(size)) % size) / size
+    exact = np.cos(angle) * window
+
+    class Transform(torch.nn.Module):
+        def forward(self, signal: torch.Tensor) -> torch.Tensor:
+            return torch.view_as_real(featurizer.stft(signal))
+
+    with quiet.third_party():
+        traced = torch.jit.trace(Transform().eval(), torch.zeros(1, 16000), strict=False, check_trace=False)
+        shape = [ct.TensorType(name="signal", shape=(1, 16000))]
+        program = ct.convert(traced, inputs=shape, convert_to="milinternal", compute_precision=ct.precision.FLOAT32)
+    (weight, _) = (op.weight.val for op in program.functions["main"].find_ops(op_type="conv"))
+    ours = wrappers.FourierTransform(featurizer).cosine.numpy()[:, 0]
+    assert np.abs(ours - exact).max() < 1e-7
+    assert 1e-5 < np.abs(weight[:, 0] - exact).max() < 1e-4

@@ -144,6 +144,24 @@ def test_a_float16_joint_passes_and_tells_its_flips(execute: Execute) -> None:
     assert {row.candidate.dtype for row in result.stages if row.candidate} == {"float16"}
 
 
+@pytest.mark.parametrize("clip", ["eight_one_seven", "leading_silence", "seven_times_five", "nine_seven_three"])
+def test_a_float16_joint_passes_on_a_few_points_too(execute: Execute, clip: str) -> None:
+    """A handful of rows of five durations: the measured cost of rounding the weights is uncertain there."""
+    candidates = {"half": {"convert": {"recipe": "raw_logits", "precision": "float16"}}}
+    report = execute("joint", candidates=candidates, inputs={"audio": str(ROOT / "audio" / f"{clip}.wav")})
+    assert report.status == "pass", [(row.name, row.reason) for row in report.candidates["half"].stages]
+
+
+def test_slices_of_a_tensor_of_another_shape_are_not_compared(execute: Execute) -> None:
+    stages = {
+        "logits": {"reference": "joint.enc", "candidate": "logits"},
+        "durations": {"of": "logits", "slice": "..., -5:"},
+    }
+    rows = {row.name: row for row in execute("joint", stages=stages).candidates["raw_logits"].stages}
+    assert rows["logits"].status == "fail"
+    assert (rows["durations"].status, rows["durations"].reason) == ("unknown", "the shapes of 'logits' disagree")
+
+
 def test_a_float16_mel_front_end_is_blamed_on_precision(execute: Execute) -> None:
     result = execute("preprocessor").candidates["float16"]
     assert result.first_divergence == "mel"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,14 @@ def test_a_slice_of_a_slice_is_that_on_both_sides(execute: Execute) -> None:
 
 @pytest.mark.parametrize(
     ("index", "message"),
-    [((..., 200), "index 200 is out of bounds"), ((..., slice(3, 3)), "holds nothing"), ((0,) * 5, "too many indices")],
+    [
+        ((..., 200), "index 200 is out of bounds"),
+        ((..., slice(3, 3)), "holds nothing"),
+        ((0,) * 5, "too many indices"),
+        ((..., slice(-200, None)), "-200 lies outside of axis 3, which has 102 elements"),
+        ((slice(None), ..., slice(97, 103)), "103 lies outside of axis 3, which has 102 elements"),
+        ((slice(0, 5),), "5 lies outside of axis 0, which has 4 elements"),
+    ],
 )
 def test_a_slice_outside_of_its_tensor_is_refused(index: tuple[Any, ...], message: str) -> None:
     stage = Stage("cut", "joint", "joint.joint_net.2", "logits", slices=(index,))
@@ -162,9 +170,22 @@ def test_decisions_need_the_references_size() -> None:
 
 
 def test_decision_stages_are_all_logits_and_their_last_columns() -> None:
-    assert decision_stages([LOGITS, DURATIONS], width=5) == (LOGITS, DURATIONS)
-    assert decision_stages([LOGITS, DURATIONS], width=4) == (None, None)
-    assert decision_stages([LOGITS], width=5) == (None, None)
+    lens = DecisionLens((0, 1, 2, 3, 4), blank=8)
+    assert decision_stages([LOGITS, DURATIONS], lens) == (LOGITS, DURATIONS)
+    assert decision_stages([LOGITS, DURATIONS], DecisionLens((0, 1, 2, 3), blank=8)) == (None, None)
+    assert decision_stages([LOGITS], lens) == (None, None)
+
+
+@pytest.mark.parametrize("index", [(..., slice(9, None)), (0, 0, 0, slice(-5, 14)), (slice(None), 0, 0, slice(9, 14))])
+def test_durations_are_known_however_they_are_cut(index: Any) -> None:
+    cut = replace(DURATIONS, slices=(index,))
+    assert decision_stages([LOGITS, cut], DecisionLens((0, 1, 2, 3, 4), blank=8)) == (LOGITS, cut)
+
+
+@pytest.mark.parametrize("index", [(..., slice(8, 13)), (..., slice(-5, -1)), (0, 0, 0, 0, 0), (..., 9)])
+def test_other_slices_are_not_taken_for_durations(index: Any) -> None:
+    cut = replace(DURATIONS, slices=(index,))
+    assert decision_stages([LOGITS, cut], DecisionLens((0, 1, 2, 3, 4), blank=8)) == (None, None)
 
 
 # ------------------------------------------------------------------ values that are no numbers
