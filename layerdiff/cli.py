@@ -135,8 +135,7 @@ def compare(config: Config, *, quiet: bool) -> tuple[Report, tuple[Path, ...]]:
     from layerdiff import quiet as noise
     from layerdiff.report import write
 
-    write.check_writable(config.outputs.dir)
-    with noise.third_party():
+    with write.run_directory(config.outputs.dir), noise.third_party():
         from layerdiff.compare import DITHER_SEEDS
         from layerdiff.report.manifest import manifest
         from layerdiff.run import execute

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,23 @@ def check_writable(folder: str | Path) -> Path:
             action="Name another folder with --dir, or give yourself write permission there.",
         ) from error
     return folder
+
+
+@contextmanager
+def run_directory(folder: str | Path) -> Iterator[Path]:
+    """The run directory, proved to be writable; one that was made for a run that is then refused goes again.
+
+    Raises:
+        OutputError: nothing can be written into it.
+    """
+    existed = Path(folder).exists()
+    try:
+        yield check_writable(folder)
+    except BaseException:
+        if not existed:
+            with suppress(OSError):
+                Path(folder).rmdir()
+        raise
 
 
 def write_run(report: Report, outputs: OutputsConfig, *, manifest: Mapping[str, Any] | None = None) -> tuple[Path, ...]:

@@ -60,6 +60,18 @@ def test_the_check_leaves_nothing_in_the_folder(tmp_path: Path) -> None:
     assert list(write.check_writable(tmp_path / "x").iterdir()) == []
 
 
+@pytest.mark.parametrize("existed", [True, False])
+def test_a_refused_run_leaves_the_folder_as_it_was(tmp_path: Path, existed: bool) -> None:
+    folder = tmp_path / "run"
+    if existed:
+        folder.mkdir()
+        (folder / "stages.csv").write_text("mine")
+    with pytest.raises(ValueError, match="refused"), write.run_directory(folder):
+        raise ValueError("refused")
+    assert folder.exists() == existed
+    assert not existed or (folder / "stages.csv").read_text() == "mine"
+
+
 def test_the_manifest_holds_configuration_inputs_and_packages(report: Report, tmp_path: Path) -> None:
     package = tmp_path / "m.mlpackage"
     (package / "Data").mkdir(parents=True)
