@@ -86,8 +86,9 @@ class ReferenceConfig(Section):
 class ConvertConfig(Section):
     """A package that is built from the reference."""
 
-    recipe: Literal["raw_logits", "cpu_traced"] = "raw_logits"
-    """`raw_logits` converts as it should be; `cpu_traced` traces the joint as it stands on a CPU."""
+    recipe: Literal["raw_logits", "cpu_traced", "decision"] = "raw_logits"
+    """Of the joint: `raw_logits` converts it as it should be, `cpu_traced` as it stands on a CPU, `decision` fused
+    with the choice of token and duration. Other components have one recipe, whatever stands here."""
     precision: Literal["float32", "float16"] = "float16"
     """The compute precision that coremltools is asked for."""
     debug: bool = True

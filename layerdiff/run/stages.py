@@ -42,6 +42,13 @@ def stage_map(config: Config, reference: NemoSource) -> list[Stage]:
     for part in COMPONENTS if component == "whole" else (component,):
         found = convert.default_stages(part, built[0].recipe, debug=debug, source=reference)
         entries |= {name: StageConfig.model_validate(values) for name, values in found.items()}
+    if not entries:
+        raise ConfigError(
+            "the configuration has no stages.",
+            where=f"{config.path or 'the configuration'}, stages",
+            detail=f"the recipe '{built[0].recipe}' has no stage map of its own",
+            action="Name the tensors to compare under `stages:`.",
+        )
     return resolve(entries, component=component)
 
 

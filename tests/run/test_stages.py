@@ -115,3 +115,13 @@ def test_a_given_package_needs_stages(reference: NemoSource) -> None:
     with pytest.raises(ConfigError, match="has no stages") as caught:
         stage_map(with_stages(None, coreml="Joint.mlpackage"), reference)
     assert "Name the tensors to compare" in str(caught.value)
+
+
+def test_a_recipe_without_a_stage_map_asks_for_stages(reference: NemoSource) -> None:
+    values = {
+        "reference": {"nemo": "parakeet-tdt-mini", "component": "joint"},
+        "candidates": {"fused": {"convert": {"recipe": "decision"}}},
+        "inputs": {"audio": "audio/*.wav"},
+    }
+    with pytest.raises(ConfigError, match="the recipe 'decision' has no stage map"):
+        stage_map(config.from_mapping(values), reference)
