@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from layerdiff import convert
+from layerdiff.config import ConvertConfig
 from layerdiff.convert import wrappers
+from layerdiff.records import Call
 from layerdiff.sources.nemo import NemoSource
+from layerdiff.store import Cache
 
 
 @pytest.fixture
@@ -162,3 +167,37 @@ def test_the_fourier_tables_are_exact_and_coremltools_own_are_not(reference: Nem
     ours = wrappers.FourierTransform(featurizer).cosine.numpy()[:, 0]
     assert np.abs(ours - exact).max() < 1e-7
     assert 1e-5 < np.abs(weight[:, 0] - exact).max() < 1e-4
+
+
+def test_the_default_float16_conversion_of_the_encoder_is_wrong_at_some_lengths(
+    reference: NemoSource, tmp_path: Path
+) -> None:
+    """Why the recipes keep float32 for tensors of rank 0 and 1: float16 can't hold offsets beyond 2048."""
+    import coremltools as ct
+
+    from layerdiff import mil, quiet
+
+    frames, length = ct.RangeDim(10, 3000, default=200), torch.tensor([200], dtype=torch.int32)
+    with quiet.third_party(), torch.no_grad(), wrappers.export_state(reference.encoder):
+        wrapper = wrappers.Encoder(reference, debug=False)
+        traced = torch.jit.trace(wrapper, (torch.randn(1, 128, 200), length), strict=False, check_trace=False)
+        ct.convert(
+            traced,
+            inputs=[ct.TensorType("mel", (1, 128, frames)), ct.TensorType("mel_length", (1,), dtype=np.int32)],
+            outputs=[ct.TensorType("encoder"), ct.TensorType("encoder_length")],
+            convert_to="mlprogram",
+            minimum_deployment_target=ct.target.iOS17,
+            compute_precision=ct.precision.FLOAT16,
+            skip_model_load=True,
+        ).save(str(tmp_path / "encoder.mlpackage"))
+    mel = np.random.default_rng(0).normal(size=(1, 128, 203)).astype(np.float32)
+    feed = {"mel": mel, "mel_length": np.array([203], np.int32)}
+    expected = reference.run(Call("encoder", feed), ()).outputs["encoder"]
+
+    def error(path: Path) -> float:
+        difference = mil.load(path).predict(feed)["encoder"] - expected
+        return float(np.linalg.norm(difference) / np.linalg.norm(expected))
+
+    ours = convert.build(reference, "encoder", ConvertConfig(precision="float16", debug=False), cache=Cache(tmp_path))
+    assert error(tmp_path / "encoder.mlpackage") > 0.02
+    assert error(ours) < 0.005
