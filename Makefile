@@ -7,7 +7,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; d
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format benchmarks clean
+.PHONY: help install demo test check format benchmarks conformance conformance-sample clean
 
 help:
 	@echo 'make demo        compare the joint of the bundled model with two Core ML conversions of it'
@@ -15,6 +15,9 @@ help:
 	@echo 'make check       linter, formatter and type checker, changing nothing'
 	@echo 'make format      let the linter and the formatter rewrite what they can'
 	@echo 'make benchmarks  measure start-up, metrics, the demo and memory'
+	@echo 'make conformance run the tests of coremltools on the portable engine: hours; interrupted, it continues'
+	@echo 'make conformance-sample  run one case of each of them: minutes'
+	@echo 'make fuzz        damage models for ten minutes and look for crashes; ARGS="--seconds 60"'
 	@echo 'make install     only make .venv; the others do it when it is needed'
 	@echo 'make clean       remove .venv, outputs/ and every cache of the checkout'
 
@@ -49,6 +52,16 @@ format: install
 
 benchmarks: install
 	@$(BIN)/python -m benchmarks
+
+conformance: install
+	@$(BIN)/python -m conformance run $(ARGS)
+
+conformance-sample: install
+	@rm -rf outputs/conformance-sample
+	@$(BIN)/python -m conformance run -k 1 --out outputs/conformance-sample $(ARGS)
+
+fuzz: install
+	@$(BIN)/python -m tools.fuzz --seconds 600 $(ARGS)
 
 clean:
 	rm -rf .venv outputs build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

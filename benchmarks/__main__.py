@@ -11,15 +11,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import joint, memory, metrics, startup
+from benchmarks import encoder, engine, joint, memory, metrics, startup
 from benchmarks.measure import Measurement
 from benchmarks.table import as_json, table
 
 BENCHMARKS: dict[str, Callable[[], list[Measurement]]] = {
     "help": startup.run,
     "metrics": metrics.run,
+    "engine": engine.run,
     "joint": joint.run,
     "memory": memory.run,
+    "encoder": encoder.run,
 }
 
 

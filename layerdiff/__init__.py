@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from layerdiff.binding import enable_predict
     from layerdiff.errors import LayerdiffError
     from layerdiff.mil import Model, load
     from layerdiff.records import CandidateResult, Coverage, DurationAnalysis, Finding, Report, StageResult
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "enable_predict": "layerdiff.binding",
     "load": "layerdiff.mil",
     "Model": "layerdiff.mil",
     "CandidateResult": "layerdiff.records",
@@ -42,6 +44,7 @@ __all__ = [
     "Report",
     "StageResult",
     "__version__",
+    "enable_predict",
     "load",
 ]
 

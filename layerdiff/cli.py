@@ -130,6 +130,25 @@ def convert(context: typer.Context, config: Config_, candidate: Candidate = None
     _end(action, debug=debug or bool(context.obj))
 
 
+@app.command(name="exec", context_settings={"allow_interspersed_args": False})
+def execute(
+    context: typer.Context,
+    script: Annotated[str, typer.Argument(metavar="SCRIPT", help="A Python script, as for python SCRIPT.")],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="ARGUMENT", help="What the script takes.")] = None,
+    module: Annotated[bool, typer.Option("-m", help="SCRIPT is the name of a module, as for python -m.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Take the place of Core ML on macOS too.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Run a Python script in which coremltools can predict."""
+
+    def action() -> int:
+        from layerdiff.binding.script import run_module, run_script
+
+        return (run_module if module else run_script)(script, arguments or (), force=force)
+
+    _end(action, debug=debug or bool(context.obj))
+
+
 def compare(config: Config, *, quiet: bool) -> tuple[Report, tuple[Path, ...]]:
     """Runs the comparison and writes the run directory; whether it can be written is found out first."""
     from layerdiff import quiet as noise

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "layerdiff"
 LEVELS = {
     0: {"errors", "records"},
     1: {"audio", "config", "metrics", "mil", "progress", "quiet", "store", "thresholds"},
-    2: {"convert", "sources"},
+    2: {"binding", "convert", "sources"},
     3: {"align", "capture", "decode"},
     4: {"compare", "diagnose", "report"},
     5: {"run", "sweep"},

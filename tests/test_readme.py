@@ -1,4 +1,4 @@
-"""What README, CONTRIBUTING and CHANGELOG say exists: links, commands, configs, make targets, Python names."""
+"""What README, CONTRIBUTING, CHANGELOG and docs/ say exists: links, commands, configs, make targets, Python names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import layerdiff
 from layerdiff import cli, config
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+DOCS = tuple(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *DOCS)
 
 
 def text(page: str) -> str:
@@ -50,7 +51,7 @@ def relative_links() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "link"), relative_links())
 def test_links_lead_somewhere(page: str, link: str) -> None:
     name, _, anchor = link.partition("#")
-    assert not name or (ROOT / name).exists(), f"{page} links to {link}, which does not exist"
+    assert not name or (ROOT / page).parent.joinpath(name).exists(), f"{page} links to {link}, which does not exist"
     if anchor and not name:
         titles = re.findall(r"^#+ (.+)$", text(page), flags=re.MULTILINE)
         assert anchor in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
@@ -86,12 +87,13 @@ def test_make_targets_named_exist() -> None:
     assert not {*spans, *typed} - targets
 
 
-def test_python_names_exist() -> None:
-    for body in blocks("README.md", "python"):
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+def test_python_names_exist(page: str) -> None:
+    for body in blocks(page, "python"):
         uses = [n for n in ast.walk(ast.parse(body)) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)]
-        names = {use.attr for use in uses if isinstance(use.value, ast.Name) and use.value.id == "ld"}
-        assert names
+        names = {use.attr for use in uses if isinstance(use.value, ast.Name) and use.value.id in ("ld", "layerdiff")}
         assert names <= set(layerdiff.__all__)
+    assert "ld." in text(page) or "layerdiff." in text(page)
 
 
 @pytest.mark.parametrize("body", blocks("README.md", "yaml"))

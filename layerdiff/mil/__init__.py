@@ -8,7 +8,8 @@
     for tensor in model.trace(feed): ...
 
 package → program → plan → engine: `package` opens and checks, `program` holds records, `plan` decides what
-has to run, `engine` runs it, `ops` computes, `precision` rounds. Nothing of torch or coremltools is imported
+has to run, `engine` runs it, `ops` computes, `precision` rounds. `images` stands between pictures and tensors,
+`pipeline` runs the programs of a package that holds several. Nothing of torch or coremltools is imported
 before a model is loaded, and coremltools itself never is.
 """
 
@@ -20,9 +21,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from layerdiff.mil.features import TensorSpec
     from layerdiff.mil.model import Model, TensorInfo, TracedTensor, load
-    from layerdiff.mil.package import Package, open_package
+    from layerdiff.mil.package import Package, PipelinePackage, open_package
+    from layerdiff.mil.pipeline import Pipeline
 
-__all__ = ["Model", "Package", "TensorInfo", "TensorSpec", "TracedTensor", "load", "open_package"]
+__all__ = [
+    "Model",
+    "Package",
+    "Pipeline",
+    "PipelinePackage",
+    "TensorInfo",
+    "TensorSpec",
+    "TracedTensor",
+    "load",
+    "open_package",
+]
 
 _HOMES = {
     "Model": "model",
@@ -31,6 +43,8 @@ _HOMES = {
     "load": "model",
     "TensorSpec": "features",
     "Package": "package",
+    "PipelinePackage": "package",
+    "Pipeline": "pipeline",
     "open_package": "package",
 }
 

@@ -1,4 +1,4 @@
-"""Checks what a caller gives to a model against what the model declares.
+"""Checks what a caller gives to a model against what the model declares, and fills in what is optional.
 
 Allowed conversions keep the value: another width of the same kind (float64 → float32, int64 → int32), if
 every value fits. Anything else is refused with the tensor's name and both sides in `float32[1, 188, 640]`.
@@ -7,6 +7,7 @@ every value fits. Anything else is refused with the tensor's name and both sides
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,14 @@ from numpy.typing import NDArray
 
 from layerdiff.errors import FeedError, known_names
 from layerdiff.mil.features import TensorSpec
+from layerdiff.mil.images import is_image, pixels
 from layerdiff.mil.program import TensorType
 
 KINDS = {"f": "float", "i": "integer", "u": "integer", "b": "boolean"}
 """numpy's kind characters, as far as models take them."""
+
+LARGEST_FILL_BYTES = 4 * 2**30
+"""How large a tensor may be that is made here, for an input that is not given or for a state."""
 
 
 def check_names(given: Iterable[str], known: Iterable[str], *, where: str) -> None:
@@ -51,11 +56,13 @@ def checked(
 def _one(feed: Mapping[str, Any], spec: TensorSpec, where: str) -> NDArray[Any]:
     if spec.name in feed:
         array = _array(feed[spec.name], spec, where)
+        if not spec.shape and array.shape == (1,):  # Core ML has no tensors without axes: it describes them as [1]
+            array = array.reshape(())
         if not spec.accepts(array.shape):
             raise _refused(f"the input '{spec.name}' has another shape.", spec, array, where)
         return _converted(array, spec, where)
     if spec.optional and spec.default is not None:
-        return np.full(spec.smallest, spec.default, dtype=spec.dtype)
+        return filled(spec, spec.default, where=where)
     raise FeedError(
         f"the input '{spec.name}' is missing.",
         where=where,
@@ -63,7 +70,29 @@ def _one(feed: Mapping[str, Any], spec: TensorSpec, where: str) -> NDArray[Any]:
     )
 
 
+def filled(spec: TensorSpec, value: float, *, where: str) -> NDArray[Any]:
+    """A tensor of the default shape, every element of which is `value`.
+
+    Raises:
+        FeedError: it would be larger than `LARGEST_FILL_BYTES`.
+    """
+    shape, dtype = spec.default_shape, np.dtype(spec.dtype)
+    size_bytes = prod(shape) * dtype.itemsize
+    if size_bytes > LARGEST_FILL_BYTES:
+        raise FeedError(
+            f"'{spec.name}' is not given, and filling it with {value:g} would take {size_bytes} bytes.",
+            where=where,
+            detail=f"expected at most {LARGEST_FILL_BYTES} bytes, got {dtype}{list(shape)}",
+            action=f"give '{spec.name}', of a shape that it allows: {spec}",
+        )
+    return np.full(shape, value, dtype=dtype)
+
+
 def _array(value: Any, spec: TensorSpec, where: str) -> NDArray[Any]:
+    if spec.kind == "image":
+        return pixels(value, spec, where=where).astype(spec.dtype, copy=False)
+    if is_image(value):
+        raise FeedError(f"'{spec.name}' takes no image.", where=where, detail=f"expected {spec}, got {value.mode}")
     array = _as_array(spec.name, value, expected=spec, where=where)
     expected = KINDS[np.dtype(spec.dtype).kind]
     if KINDS.get(array.dtype.kind) != expected:
@@ -102,7 +131,8 @@ def _outside(array: NDArray[Any], target: np.dtype[Any]) -> str:
 
 def _refused(what: str, spec: TensorSpec, array: NDArray[Any], where: str) -> FeedError:
     allowed = f"; allowed shapes: {', '.join(map(str, map(list, spec.enumerated)))}" if spec.enumerated else ""
-    return FeedError(what, where=where, detail=f"expected {spec}, got {array.dtype}{list(array.shape)}{allowed}")
+    detail = f"expected {spec}, got {array.dtype}{list(array.shape)}{allowed}\n{spec.misfit(array.shape)}"
+    return FeedError(what, where=where, detail=detail.rstrip())
 
 
 def checked_injection(name: str, value: Any, type_: TensorType, *, where: str) -> NDArray[Any]:
@@ -125,3 +155,30 @@ def checked_injection(name: str, value: Any, type_: TensorType, *, where: str) -
         where=where,
         detail=f"expected {type_}, got {array.dtype}{list(array.shape)}",
     )
+
+
+def checked_state(
+    state: Mapping[str, Any], specs: Mapping[str, TensorSpec], *, where: str
+) -> Mapping[str, NDArray[Any]]:
+    """The state that a caller gives, which is updated in place.
+
+    Raises:
+        FeedError: one is missing or unknown, or is no writable array of the declared shape and kind.
+    """
+    for name in state:
+        if name not in specs:
+            detail = known_names("its states", name, specs) if specs else "it keeps none"
+            raise FeedError(f"the model has no state '{name}'.", where=where, detail=detail)
+    for name, spec in specs.items():
+        array = state.get(name)
+        kind = KINDS[np.dtype(spec.dtype).kind]
+        writable = array if isinstance(array, np.ndarray) and array.flags.writeable else None
+        if writable is None or KINDS.get(writable.dtype.kind) != kind or not spec.accepts(writable.shape):
+            got = f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise FeedError(
+                f"the state '{name}' does not fit.",
+                where=where,
+                detail=f"expected a writable array {spec}, got {got}",
+                action="make it with make_state()",
+            )
+    return state

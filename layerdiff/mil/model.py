@@ -6,18 +6,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
+from torch import Tensor
 
-from layerdiff.errors import UnsupportedOpError
-from layerdiff.mil.engine import Engine
+from layerdiff.errors import EngineError, FeedError, PackageError
+from layerdiff.mil.census import Anomaly, anomalies
+from layerdiff.mil.constants import BUDGET_BYTES, Constants
+from layerdiff.mil.engine import Engine, every_op
 from layerdiff.mil.features import TensorSpec
-from layerdiff.mil.feed import checked, checked_injection
+from layerdiff.mil.feed import checked, checked_injection, checked_state, filled
+from layerdiff.mil.images import picture
+from layerdiff.mil.ops import EXACT, KERNELS
+from layerdiff.mil.ops.control_flow import TensorList
 from layerdiff.mil.ops.signature import Census
 from layerdiff.mil.package import Package, open_package
 from layerdiff.mil.plan import Graph
-from layerdiff.mil.precision import BUDGET_BYTES, FLOATS, Constants, Precision, array_of, tensor_of
+from layerdiff.mil.precision import FLOATS, Precision, array_of, tensor_of
+from layerdiff.mil.program import TensorType
+
+if TYPE_CHECKING:
+    from layerdiff.mil.pipeline import Pipeline
 
 Array = NDArray[Any]
 
@@ -42,6 +52,8 @@ class TracedTensor:
     name: str
     op: str
     value: Array
+    anomalies: tuple[Anomaly, ...] = ()
+    """What is wrong with its values, if the trace takes a census."""
 
 
 def load(
@@ -51,26 +63,37 @@ def load(
     *,
     dither_seed: int | None = None,
     constants_budget_bytes: int = BUDGET_BYTES,
-) -> Model:
+) -> Model | Pipeline:
     """Loads a Core ML package for execution on any operating system.
 
     Args:
-        path: an `.mlpackage` folder, or a bare `.mlmodel` file with an ML Program.
+        path: an `.mlpackage` or `.mlmodelc` folder, or an `.mlmodel` file, with an ML Program or a pipeline of them.
         precision: `declared`, `float32`, `float64` or `float16_unbounded`; see `layerdiff.mil.precision`.
         function: which function; the default one if None.
         dither_seed: if given, float16 constants are shifted by a random half unit in the last place.
         constants_budget_bytes: how much decoded constants may take; what does not fit is decoded at each use.
 
     Returns:
-        The model. Weights are memory-mapped, and decoded when they are first used.
+        The model, or the pipeline. Weights are memory-mapped, and decoded when they are first used.
 
     Raises:
         PackageError: the package is missing, damaged, or no ML Program.
         UnsupportedOpError: it holds something that the engine does not execute.
     """
-    package = open_package(path)
+    package, policy = open_package(path), Precision(precision, dither_seed)
+    if isinstance(package, Package):
+        return _model(package, function, policy, Constants(constants_budget_bytes))
+    from layerdiff.mil.pipeline import Pipeline  # it is made of models
+
+    if function is not None:
+        raise PackageError(f"'{package.name}' is a pipeline, so it has no function '{function}'.", where=str(path))
+    constants = Constants(constants_budget_bytes)
+    return Pipeline(package, {n: _model(member, None, policy, constants) for n, member in package.members.items()})
+
+
+def _model(package: Package, function: str | None, precision: Precision, constants: Constants) -> Model:
     graph = Graph(package.program.functions[package.function_named(function)], package=package.name)
-    return Model(package, graph, Precision(precision, dither_seed), Constants(constants_budget_bytes))
+    return Model(package, graph, precision, constants)
 
 
 class Model:
@@ -84,17 +107,15 @@ class Model:
         self._constants = constants
         self._engine = Engine(graph, package=package.name, precision=precision, constants=constants)
         self._last_census = Census()
+        self._last_anomalies: dict[str, Anomaly] = {}
         interface = package.interfaces[graph.function.name]
         self.inputs: dict[str, TensorSpec] = dict(interface.inputs)
         """Input name → what may be fed."""
         self.outputs: dict[str, TensorSpec] = dict(interface.outputs)
         """Output name → what comes back."""
-        for spec in (*self.inputs.values(), *self.outputs.values()):
-            if spec.kind != "tensor":
-                raise UnsupportedOpError(
-                    f"'{spec.name}' is of the kind '{spec.kind}', which the portable engine does not take.",
-                    where=self.graph.where,
-                )
+        self.states: dict[str, TensorSpec] = dict(interface.states)
+        """State name → what is kept from call to call."""
+        for spec in (*self.inputs.values(), *self.states.values()):
             precision.held(spec.dtype)
 
     def __repr__(self) -> str:
@@ -118,62 +139,97 @@ class Model:
 
     # -------------------------------------------------------------- execution
 
-    def predict(self, feed: Mapping[str, Any]) -> dict[str, Array]:
+    def make_state(self) -> dict[str, Array]:
+        """A new state, all zeros: state name → array of the dtype and shape of `states`.
+
+        It belongs to the caller: `predict`, `run` and `trace` update the arrays in place.
+        """
+        specs = {n: replace(s, dtype=self.precision.given(s.dtype)) for n, s in self.states.items()}
+        return {name: filled(spec, 0, where=self.graph.where) for name, spec in specs.items()}
+
+    def predict(self, feed: Mapping[str, Any], state: Mapping[str, Array] | None = None) -> dict[str, Any]:
         """Every output, from every input.
 
         Args:
-            feed: input name → array.
+            feed: input name → array, or image (`layerdiff.mil.images`); an optional input may be left out.
+            state: of a model with states, what `make_state` gave; updated in place when the call succeeds.
 
         Returns:
             Output name → array of the declared dtype and shape; under a policy that widens floats, of the
-            widened dtype.
+            widened dtype. An image comes back as one of pillow, what a classifier says as its label (str or int)
+            and a dictionary label → probability.
 
         Raises:
-            FeedError: the feed does not match `inputs`.
+            FeedError: the feed does not match `inputs`, or the state `states`.
             EngineError: an op failed.
         """
-        return self.run(feed, list(self.outputs))
+        values = self.run(feed, list(self.outputs), state=state)
+        images = {n: picture(values[n], spec) for n, spec in self.outputs.items() if spec.kind == "image"}
+        return values | images
 
     def run(
-        self, feed: Mapping[str, Any], fetch: Sequence[str], inject: Mapping[str, Any] | None = None
+        self,
+        feed: Mapping[str, Any],
+        fetch: Sequence[str],
+        inject: Mapping[str, Any] | None = None,
+        *,
+        state: Mapping[str, Array] | None = None,
     ) -> dict[str, Array]:
-        """The requested tensors; only what they are computed from is run.
+        """The requested tensors; only what they are computed from is run, and every write of a state.
 
         Args:
             feed: input name → array; inputs that are not needed may be absent.
             fetch: names of outputs, inner tensors or inputs.
             inject: tensor name → its value, which is then not computed; an input may be given here too.
+            state: as for `predict`.
 
         Raises:
             FeedError: a name is unknown, an input is missing, or a value does not fit.
             EngineError: an op failed.
         """
         inject = dict(inject or {})
-        compiled = self._engine.compiled(fetch, list(inject), traced=False)
-        census = Census()
+        compiled = self._engine.compiled(fetch, list(inject), update_states=state is not None)
+        census, states = Census(), self._states(state, compiled.plan.states)
+        feeds, injected = compiled.plan.feeds, compiled.plan.injected
         results = self._engine.run(
-            compiled, self._tensors(feed, compiled.plan.feeds), self._injected(inject, compiled.plan.injected), census
+            compiled, self._tensors(feed, feeds), self._injected(inject, injected), states, census
         )
         self._last_census = census
-        return {name: array_of(results[name], self._dtype(name), self.precision) for name in fetch}
+        self._keep(states, state)
+        return {name: self._value(results[name], self.graph.types[name], owned=self._is_new(name)) for name in fetch}
 
-    def trace(self, feed: Mapping[str, Any]) -> Iterator[TracedTensor]:
+    def trace(
+        self, feed: Mapping[str, Any], *, state: Mapping[str, Array] | None = None, census: bool = False
+    ) -> Iterator[TracedTensor]:
         """Every tensor that the program computes, in execution order; each is freed after its last use.
+
+        What is inside of a loop comes as often as it is computed.
+
+        Args:
+            feed: input name → array.
+            state: as for `predict`; updated after the last tensor.
+            census: whether to look for NaN, infinities, values beyond float16 and logarithms of zero in each of them;
+                `first_anomalies` then tells where each kind came first.
 
         Raises:
             FeedError: the feed does not match `inputs`.
             EngineError: an op failed; what comes before it has been yielded.
         """
-        names = [tensor.name for tensor in self.tensors]
-        compiled = self._engine.compiled(names, [], traced=True)
-        census = Census()
+        compiled = self._engine.compiled(list(self.graph.producers), traced=True, update_states=True)
+        counted, states = Census(), self._states(state, compiled.plan.states)
         values = self._tensors(feed, list(self.inputs))
+        first = [a for name, value in values.items() for a in anomalies(value, tensor=name, op="input") if census]
+        self._last_anomalies = {anomaly.kind: anomaly for anomaly in reversed(first)}
         for name in set(values) - set(compiled.plan.feeds):
             del values[name]
-        for name, op, tensor in self._engine.trace(compiled, values, census):
-            yield TracedTensor(name, op.type, array_of(tensor, self._dtype(name), self.precision))
-            del tensor
-        self._last_census = census
+        for op, output, value, operand in self._engine.trace(compiled, values, states, counted):
+            found = anomalies(value, tensor=output.name, op=op.type, operand=operand) if census else ()
+            for anomaly in found:
+                self._last_anomalies.setdefault(anomaly.kind, anomaly)
+            yield TracedTensor(output.name, op.type, self._value(value, output.type), found)
+            del value, operand
+        self._last_census = counted
+        self._keep(states, state)
 
     def with_precision(self, precision: str, *, dither_seed: int | None = None) -> Model:
         """The same model under another policy; program, weights and decoded constants are shared."""
@@ -184,18 +240,27 @@ class Model:
         """Of the last call: tensor → how many values did not fit its declared integer dtype and wrapped."""
         return dict(self._last_census.integer_overflows)
 
+    @property
+    def first_anomalies(self) -> dict[str, Anomaly]:
+        """Of the last trace with a census: kind → where it came first; an input counts as its own producer."""
+        return dict(self._last_anomalies)
+
     def generated_source(self, fetch: Sequence[str] | None = None, inject: Sequence[str] = ()) -> str:
         """The Python function that runs for a request; by default that of `predict`."""
-        return self._engine.compiled(list(self.outputs) if fetch is None else fetch, list(inject), traced=False).source
+        fetch = list(self.outputs) if fetch is None else fetch
+        return self._engine.compiled(fetch, inject, update_states=bool(self.states)).source.text
 
     # -------------------------------------------------------------- structure
 
     @cached_property
     def tensors(self) -> tuple[TensorInfo, ...]:
-        """Every tensor that an op computes, in program order; constants and inputs are not among them."""
+        """Every tensor that an op computes, in program order, those inside of nested blocks before the op around them.
+
+        Constants, decompressed ones too, and inputs are not among them.
+        """
         return tuple(
             TensorInfo(output.name, op.type, output.type.dtype, output.type.shape)
-            for op in self.graph.function
+            for op in every_op(self.graph.function.block)
             for output in op.outputs
         )
 
@@ -229,15 +294,50 @@ class Model:
 
     # -------------------------------------------------------------- values
 
-    def _dtype(self, name: str) -> str:
-        return self.graph.types[name].dtype
+    def _value(self, value: Any, type_: TensorType, *, owned: bool = False) -> Any:
+        """What a caller gets: an array; of a classifier's results a label or a dictionary."""
+        if isinstance(value, TensorList):
+            value = value.stacked()
+        return array_of(value, type_.dtype, self.precision, owned=owned) if isinstance(value, Tensor) else value
+
+    def _is_new(self, name: str) -> bool:
+        """Whether a tensor is in memory that its op allocated, so that no other result of a call can share it."""
+        op = self.graph.producers.get(name)
+        return op is not None and op.type in KERNELS and op.type not in EXACT
+
+    def _states(self, state: Mapping[str, Array] | None, needed: Sequence[str]) -> dict[str, Tensor]:
+        """The values of the states that a plan touches."""
+        if not needed and not state:
+            return {}
+        if state is None:
+            raise FeedError(
+                f"the model keeps a state, '{needed[0]}', and none is given.",
+                where=self.graph.where,
+                action="make one with make_state() and give it to each call as state=…",
+            )
+        arrays = checked_state(state, self.states, where=self.graph.where)
+        return {n: tensor_of(arrays[n], self.states[n].dtype, self.precision).clone() for n in needed}
+
+    def _keep(self, values: Mapping[str, Tensor], state: Mapping[str, Array] | None) -> None:
+        """Writes the values of the states into the caller's arrays: all of them, or none if one does not fit."""
+        if state is None:
+            return
+        for name, value in values.items():
+            if tuple(value.shape) != state[name].shape:
+                raise EngineError(
+                    f"the value written to the state '{name}' is of another shape.",
+                    where=self.graph.where,
+                    detail=f"expected {self.states[name]}, got {list(value.shape)}",
+                )
+        for name, value in values.items():
+            state[name][...] = array_of(value, self.states[name].dtype, self.precision)
 
     def _tensors(self, feed: Mapping[str, Any], needed: Sequence[str]) -> dict[str, Any]:
         specs = {n: replace(s, dtype=self.precision.given(s.dtype)) for n, s in self.inputs.items()}
         arrays = checked(feed, specs, needed, where=self.graph.where)
-        return {name: tensor_of(array, self._dtype(name), self.precision) for name, array in arrays.items()}
+        return {name: tensor_of(array, self.inputs[name].dtype, self.precision) for name, array in arrays.items()}
 
     def _injected(self, inject: Mapping[str, Any], needed: Sequence[str]) -> dict[str, Any]:
         types = self.graph.types
         arrays = {n: checked_injection(n, v, types[n], where=self.graph.where) for n, v in inject.items()}
-        return {name: tensor_of(arrays[name], self._dtype(name), self.precision) for name in needed}
+        return {name: tensor_of(arrays[name], types[name].dtype, self.precision) for name in needed}

@@ -1,8 +1,9 @@
 """Opens a Core ML package: finds its specification, parses it, and checks every constant it refers to.
 
 An `.mlpackage` is a folder with a `Manifest.json` that names the specification among its items; a bare
-`.mlmodel` is the specification itself. Nothing is copied and no weight is read: a damaged or incomplete
-package is refused here, before anything runs.
+`.mlmodel` is the specification itself; of an `.mlmodelc`, `compiled` makes one. It holds an ML Program, with
+one or several functions, or a pipeline of such programs. Nothing is copied and no weight is read: a damaged or
+incomplete package is refused here, before anything runs.
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ from typing import Any
 
 from layerdiff.errors import PackageError, UnsupportedOpError, known_names
 from layerdiff.mil import schema
+from layerdiff.mil.compiled import PROGRAM, is_compiled
+from layerdiff.mil.compiled import specification as compiled_specification
 from layerdiff.mil.features import Interface, interfaces
+from layerdiff.mil.literal import MODEL_PATH
 from layerdiff.mil.program import Program, parse
 from layerdiff.mil.weights import WeightFile
 
-MODEL_PATH = "@model_path/"
-"""How a program spells the folder of its specification in the name of a weight file."""
+PIPELINES = ("pipeline", "pipelineClassifier", "pipelineRegressor")
+"""The kinds of specification that hold other models."""
 
 COPY_AGAIN = "copy the whole package again, or convert the model again"
 
 
 @dataclass(frozen=True, eq=False)
 class Package:
-    """An opened package."""
+    """An opened ML Program."""
 
     path: Path
     program: Program
@@ -35,10 +39,12 @@ class Package:
     """Function name → what it takes and returns."""
     default_function: str
     specification_version: int
+    member: str = ""
+    """Its name in the pipeline that it belongs to, if it does."""
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return f"{self.path.name}, model '{self.member}'" if self.member else self.path.name
 
     def function_named(self, function: str | None) -> str:
         """The name of the requested function, or of the default one.
@@ -51,40 +57,79 @@ class Package:
             raise PackageError(
                 f"'{self.name}' has no function '{name}'.",
                 where=str(self.path),
-                detail=known_names("its functions", name, self.program.functions),
+                detail=known_names("its functions", name, sorted(self.program.functions)),
             )
         return name
 
 
-def open_package(path: str | Path) -> Package:
-    """Opens an `.mlpackage` or a bare ML Program specification.
+@dataclass(frozen=True, eq=False)
+class PipelinePackage:
+    """An opened pipeline: ML Programs that run one after the other."""
+
+    path: Path
+    members: Mapping[str, Package]
+    """Name → program, in the order in which they run."""
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    specification_version: int
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+def open_package(path: str | Path) -> Package | PipelinePackage:
+    """Opens an `.mlpackage`, an `.mlmodelc` or a bare specification.
 
     Args:
-        path: the `.mlpackage` folder, or an `.mlmodel` file.
+        path: the `.mlpackage` or `.mlmodelc` folder, or an `.mlmodel` file.
 
     Returns:
-        The parsed program and its interface; the weights are mapped, not read.
+        The parsed program or programs with their interfaces; the weights are mapped, not read.
 
     Raises:
-        PackageError: it is missing, damaged, or not an ML Program.
+        PackageError: it is missing, damaged, or no ML Program.
     """
     path = Path(path)
     spec_path = specification_path(path)
     spec = _read(spec_path, path)
-    _require_ml_program(spec, path)
     files = _WeightFiles(spec_path.parent, path if path.is_dir() else spec_path.parent)
+    if spec.WhichOneof("Type") in PIPELINES:
+        return _pipeline(spec, path, files)
+    return _program(spec, path, files, where=str(spec_path))
+
+
+def _program(spec: Any, path: Path, files: _WeightFiles, *, where: str, member: str = "") -> Package:
+    _require_ml_program(spec, path, member)
     try:
         program = parse(spec.mlProgram, files)
         described = interfaces(spec.description, program)
     except (PackageError, UnsupportedOpError) as error:
-        where = error.where or str(spec_path)
+        where = error.where or where
         raise type(error)(error.what, where=where, detail=error.detail, action=error.action) from error
     if not program.functions:
-        raise PackageError(f"'{path.name}' holds no function.", where=str(spec_path), action=COPY_AGAIN)
-    default = spec.description.defaultFunctionName or "main"
-    if default not in program.functions:
-        default = next(iter(program.functions))
-    return Package(path, program, described, default, spec.specificationVersion)
+        raise PackageError(f"'{path.name}' holds no function.", where=where, action=COPY_AGAIN)
+    default = spec.description.defaultFunctionName or ("main" if "main" in program.functions else "")
+    default = default or min(program.functions)
+    return Package(path, program, described, default, spec.specificationVersion, member)
+
+
+def _pipeline(spec: Any, path: Path, files: _WeightFiles) -> PipelinePackage:
+    kind = spec.WhichOneof("Type")
+    pipeline = spec.pipeline if kind == "pipeline" else getattr(spec, kind).pipeline
+    given = list(pipeline.names)
+    if len(set(given)) != len(pipeline.models):
+        given = [f"model{index}" for index in range(len(pipeline.models))]  # as Core ML names them
+    if not given:
+        raise PackageError(f"the pipeline '{path.name}' holds no model.", where=str(path), action=COPY_AGAIN)
+    members = {
+        name: _program(model, path, files, where=f"{path}, model '{name}'", member=name)
+        for name, model in zip(given, pipeline.models, strict=True)
+    }
+    inputs, outputs = (
+        tuple(f.name for f in features) for features in (spec.description.input, spec.description.output)
+    )
+    return PipelinePackage(path, members, inputs, outputs, spec.specificationVersion)
 
 
 def specification_path(path: Path) -> Path:
@@ -93,10 +138,8 @@ def specification_path(path: Path) -> Path:
     Raises:
         PackageError: `path` is not a package, or its manifest is missing or broken.
     """
-    if path.suffix == ".mlmodelc":
-        raise PackageError(
-            f"'{path.name}' is a compiled model.", where=str(path), action="give the .mlpackage it was compiled from"
-        )
+    if is_compiled(path):
+        return path / PROGRAM
     if path.is_file():
         return path
     if not path.exists():
@@ -114,7 +157,7 @@ def _root_model(manifest: Path) -> Path:
         content = json.loads(manifest.read_text(encoding="utf-8"))
         entry = content["itemInfoEntries"][content["rootModelIdentifier"]]["path"]
         found = manifest.parent / "Data" / str(entry)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise PackageError(
             "the manifest of the package is broken.",
             where=str(manifest),
@@ -139,6 +182,8 @@ def _require_inside(path: Path, folder: Path) -> None:
 
 
 def _read(spec_path: Path, path: Path) -> Any:
+    if is_compiled(path):
+        return compiled_specification(path)
     spec = schema.model_module().Model()
     try:
         data = spec_path.read_bytes()
@@ -153,16 +198,17 @@ def _read(spec_path: Path, path: Path) -> Any:
     return spec
 
 
-def _require_ml_program(spec: Any, path: Path) -> None:
+def _require_ml_program(spec: Any, path: Path, member: str) -> None:
     kind = spec.WhichOneof("Type")
     if kind == "mlProgram":
         return
+    what = f"the model '{member}' of the pipeline '{path.name}'" if member else f"'{path.name}'"
     if kind is None:
-        raise PackageError(f"the specification of '{path.name}' holds no model.", where=str(path), action=COPY_AGAIN)
+        raise PackageError(f"the specification of {what} holds no model.", where=str(path), action=COPY_AGAIN)
     raise PackageError(
-        f"'{path.name}' is a '{kind}', not an ML Program.",
+        f"{what} is a '{kind}', not an ML Program.",
         where=str(path),
-        detail="expected mlProgram",
+        detail="expected mlProgram" if member else "expected mlProgram, or a pipeline of such models",
         action='convert the original model with coremltools.convert(model, convert_to="mlprogram")',
     )
 

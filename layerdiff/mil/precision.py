@@ -19,9 +19,8 @@ What Apple's hardware does beyond the declared dtypes is not simulated.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -30,7 +29,6 @@ from torch import Tensor
 
 from layerdiff.errors import EngineError, UnsupportedOpError, known_names
 from layerdiff.mil.program import Constant
-from layerdiff.mil.weights import bits_per_value
 
 Array = NDArray[Any]
 
@@ -64,9 +62,6 @@ HELD = {
 
 NUMPY = {"bfloat16": "float32", "int4": "int8"} | {f"uint{bits}": "uint8" for bits in (1, 2, 3, 4, 6)}
 """Declared dtypes that numpy lacks → the numpy dtype that callers get."""
-
-BUDGET_BYTES = 4 * 2**30
-"""How many bytes of decoded constants are kept, unless the caller says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -167,73 +162,17 @@ def tensor_of(array: Array, dtype: str, precision: Precision) -> Tensor:
     return rounding(tensor.clone() if tensor is given else tensor)
 
 
-def array_of(tensor: Tensor, dtype: str, precision: Precision) -> Array:
-    """A caller's array, in memory of its own, from a tensor declared as `dtype`."""
+def array_of(tensor: Tensor, dtype: str, precision: Precision, *, owned: bool = False) -> Array:
+    """A caller's array, in memory of its own, from a tensor declared as `dtype`.
+
+    Args:
+        tensor: the value.
+        dtype: declared dtype.
+        precision: decides the dtype of the array.
+        owned: whether nothing else refers to the tensor's memory, so that it need not be copied.
+    """
     given = np.dtype(precision.given(dtype))
     if given == np.float16:
         return tensor.half().contiguous().numpy()  # casting in torch is several times faster
-    return np.array(tensor.numpy(), dtype=given, order="C")
-
-
-def dithered(values: Array, *, seed: int, name: str) -> Array:
-    """Values in the next wider dtype, each shifted by a uniform random half unit in the last place.
-
-    Float16 comes back as float32, float32 as float64. Zeros, infinities and NaN are left as they
-    are. The same seed and name give the same values.
-    """
-    wide = values.astype(np.float32 if values.dtype == np.float16 else np.float64)
-    size = np.abs(values)
-    moved = np.isfinite(size) & (size > 0)
-    ulp = np.spacing(size, where=moved, out=np.zeros_like(size)).astype(wide.dtype)
-    random = np.random.default_rng([seed, crc32(name.encode())])
-    shift: Array = random.uniform(-0.5, 0.5, wide.shape).astype(wide.dtype)
-    return np.asarray(wide + ulp * shift)
-
-
-@dataclass
-class Constants:
-    """Constants as tensors: decoded once each, on first use, and kept while they fit the budget.
-
-    Constants that need no conversion are views of the weight file and cost nothing.
-    """
-
-    budget_bytes: int = BUDGET_BYTES
-    used_bytes: int = 0
-    kept: dict[tuple[Constant, torch.dtype, int | None], Tensor] = field(default_factory=dict)
-
-    def tensor(self, constant: Constant, precision: Precision) -> Tensor:
-        """The constant as the engine computes with it; kept if there is room."""
-        key = self._key(constant, precision)
-        if key not in self.kept:
-            decoded = _decoded(constant, precision)
-            if not self.keeps(constant, precision):
-                return decoded
-            self.kept[key] = decoded
-            self.used_bytes += self._cost(constant, precision)
-        return self.kept[key]
-
-    def keeps(self, constant: Constant, precision: Precision) -> bool:
-        """Whether it is kept already or there is room for it."""
-        if self._key(constant, precision) in self.kept:
-            return True
-        return self.used_bytes + self._cost(constant, precision) <= self.budget_bytes
-
-    def _key(self, constant: Constant, precision: Precision) -> tuple[Constant, torch.dtype, int | None]:
-        seed = precision.dither_seed if precision.dithers(constant) else None
-        return constant, precision.held(constant.type.dtype), seed
-
-    def _cost(self, constant: Constant, precision: Precision) -> int:
-        held = precision.held(constant.type.dtype)
-        converted = bits_per_value(constant.type.dtype) != held.itemsize * 8
-        return int(np.prod(constant.shape, dtype=np.int64)) * held.itemsize if converted else 0
-
-
-def _decoded(constant: Constant, precision: Precision) -> Tensor:
-    dtype, values = constant.type.dtype, np.asarray(constant.array())
-    if precision.dithers(constant):
-        assert precision.dither_seed is not None
-        values = dithered(values, seed=precision.dither_seed, name=constant.name)
-        return torch.from_numpy(values).to(precision.held(dtype))
-    if values.dtype in (np.uint16, np.uint32, np.uint64):
-        values = values.astype(np.int64)
-    return torch.from_numpy(values).to(precision.held(dtype))
+    array = tensor.numpy()
+    return array if owned and array.dtype == given and array.flags.c_contiguous else np.array(array, given, order="C")

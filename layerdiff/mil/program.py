@@ -8,7 +8,7 @@ written `float16[1, 188, ?]`, where `?` is a dimension known only at run time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Protocol
 
@@ -43,6 +43,9 @@ DTYPES = {
 }
 """The data types of the MIL schema by their numpy names."""
 
+CONSTEXPR = "constexpr_"
+"""Prefix of the ops that decompress weights."""
+
 CONVERT_AGAIN = "convert the model again"
 
 
@@ -64,14 +67,20 @@ class TensorType:
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """A value written in the program: inline, or in a weight file."""
+    """A value written in the program: inline, in a weight file, or compressed."""
 
     name: str
     type: TensorType
     inline: Any = None
-    """numpy array, string or tuple; None if it is in a file."""
+    """numpy array, string or tuple; None if it is in a file or compressed."""
     file: WeightFile | None = None
     offset: int = 0
+    decompressed_by: Op | None = None
+    """The `constexpr_*` op whose result it is; everything that op reads is a constant too."""
+    result: int = 0
+    """Which result of that op."""
+    opset: str = ""
+    """The opset that defines that op."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -83,7 +92,13 @@ class Constant:
         return 0 if self.type.dtype == "str" else size_in_bytes(self.type.dtype, self.shape)
 
     def array(self) -> Any:
-        """The values as they are stored: an array (a view of the file), a string, or a tuple of them."""
+        """The values as they are stored: an array (a view of the file), a string, or a tuple of them.
+
+        Raises:
+            ValueError: it is stored in compressed form only; the engine computes its values.
+        """
+        if self.decompressed_by is not None:
+            raise ValueError(f"'{self.name}' is compressed; its values are computed by {self.decompressed_by.type}")
         if self.file is None:
             return self.inline
         return self.file.array(self.offset, self.type.dtype, self.shape)
@@ -116,10 +131,17 @@ class Op:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Names of the tensors that it, or a block inside it, takes from around it; each once."""
-        own = [a for bound in self.inputs.values() for a in bound if isinstance(a, str)]
+        """Names of the tensors and states whose values it, or a block inside it, takes from around it; each once."""
+        values = self.inputs if self.type != "write_state" else {"data": self.inputs.get("data", ())}
+        own = [a for bound in values.values() for a in bound if isinstance(a, str)]
         inner = [name for block in self.blocks for name in block.reads]
         return tuple(dict.fromkeys([*own, *inner]))
+
+    @property
+    def written_states(self) -> tuple[str, ...]:
+        """States that it, or an op inside it, gives a new value."""
+        own = [a for a in self.inputs.get("input", ()) if isinstance(a, str)] if self.type == "write_state" else []
+        return (*own, *(name for block in self.blocks for op in block.ops for name in op.written_states))
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +152,7 @@ class Block:
     ops: tuple[Op, ...]
     outputs: tuple[str, ...]
     constants: Mapping[str, Constant]
-    """The results of its `const` ops, which are no ops to us."""
+    """The results of its `const` and `constexpr_*` ops, which are no ops to us."""
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -181,39 +203,44 @@ def parse(message: Any, files: WeightFiles) -> Program:
     Raises:
         PackageError: the message contradicts itself, or a constant is outside its weight file.
     """
-    parser = _Parser(files)
-    return Program({name: parser.function(name, f) for name, f in message.functions.items()})
+    return Program({name: _function(name, f, files) for name, f in message.functions.items()})
+
+
+def _function(name: str, message: Any, files: WeightFiles) -> Function:
+    block = message.block_specializations.get(message.opset)
+    if block is None:
+        raise PackageError(
+            f"function '{name}' has no block for its opset '{message.opset}'.",
+            detail=f"it has: {', '.join(message.block_specializations) or 'none'}",
+            action=CONVERT_AGAIN,
+        )
+    parsed = _Parser(files, message.opset).block(block, {})
+    return Function(name, message.opset, _named(message.inputs), parsed)
 
 
 class _Parser:
-    """Carries the weight files through the recursion."""
+    """Carries the weight files and the opset through the recursion."""
 
-    def __init__(self, files: WeightFiles) -> None:
-        self.files = files
+    def __init__(self, files: WeightFiles, opset: str) -> None:
+        self.files, self.opset = files, opset
 
-    def function(self, name: str, message: Any) -> Function:
-        block = message.block_specializations.get(message.opset)
-        if block is None:
-            raise PackageError(
-                f"function '{name}' has no block for its opset '{message.opset}'.",
-                detail=f"it has: {', '.join(message.block_specializations) or 'none'}",
-                action=CONVERT_AGAIN,
-            )
-        return Function(name, message.opset, _named(message.inputs), self.block(block))
-
-    def block(self, message: Any) -> Block:
-        constants, ops = {}, []
+    def block(self, message: Any, around: Mapping[str, Constant]) -> Block:
+        """A block, given the constants of the blocks around it."""
+        constants: dict[str, Constant] = {}
+        ops = []
         for operation in message.operations:
             if operation.type == "const":
                 if len(operation.outputs) != 1 or "val" not in operation.attributes:
                     raise _malformed("an op 'const' has no result or no value.")
                 name = operation.outputs[0].name
                 constants[name] = self.constant(name, operation.attributes["val"])
+            elif operation.type.startswith(CONSTEXPR):
+                constants |= decompressed(self.op(operation, {}), {**around, **constants}, self.opset)
             else:
-                ops.append(self.op(operation))
+                ops.append(self.op(operation, {**around, **constants} if operation.blocks else {}))
         return Block(_named(message.inputs), tuple(ops), tuple(message.outputs), constants)
 
-    def op(self, message: Any) -> Op:
+    def op(self, message: Any, around: Mapping[str, Constant]) -> Op:
         outputs = _named(message.outputs)
         attributes = {key: self.constant(key, value) for key, value in message.attributes.items()}
         name = attributes["name"].inline if "name" in attributes else outputs[0].name if outputs else message.type
@@ -227,7 +254,7 @@ class _Parser:
                 else self.constant(f"{name}.{key}", binding.value)
                 for binding in argument.arguments
             )
-        blocks = tuple(self.block(block) for block in message.blocks)
+        blocks = tuple(self.block(block, around) for block in message.blocks)
         return Op(message.type, str(name), dict(sorted(inputs.items())), outputs, blocks, attributes)
 
     def constant(self, name: str, value: Any) -> Constant:
@@ -240,7 +267,7 @@ class _Parser:
         return Constant(name, type_, inline=self.immediate(name, type_, value.immediateValue))
 
     def immediate(self, name: str, type_: TensorType, value: Any) -> Any:
-        which = value.WhichOneof("value")
+        which = value.WhichOneof("value") or ("list" if type_.kind == "list" else None)  # an empty one is left out
         if which == "tensor":
             return _tensor_value(name, type_, value.tensor)
         if which in ("list", "tuple"):
@@ -249,6 +276,32 @@ class _Parser:
         raise UnsupportedOpError(
             f"the constant '{name}' is a '{which}'.", detail="expected a tensor, a list or a tuple"
         )
+
+
+def decompressed(op: Op, constants: Mapping[str, Constant], opset: str) -> dict[str, Constant]:
+    """The results of a `constexpr_*` op as constants.
+
+    iOS16 writes the parameters of these ops as attributes, iOS18 as inputs; here they are inputs.
+
+    Args:
+        op: the op.
+        constants: the constants that it may read.
+        opset: the opset that defines it.
+
+    Raises:
+        PackageError: it reads something that is no constant.
+    """
+    inputs: dict[str, tuple[Argument, ...]] = {k: (v,) for k, v in op.attributes.items() if k != "name"}
+    for key, bound in op.inputs.items():
+        for argument in bound:
+            if isinstance(argument, str) and argument not in constants:
+                raise _malformed(f"the op '{op.name}' of type {op.type} reads '{argument}', which is no constant.")
+        inputs[key] = tuple(constants[a] if isinstance(a, str) else a for a in bound)
+    folded = replace(op, inputs=inputs)
+    return {
+        output.name: Constant(output.name, output.type, decompressed_by=folded, result=index, opset=opset)
+        for index, output in enumerate(op.outputs)
+    }
 
 
 def _named(messages: Any) -> tuple[Named, ...]:
@@ -293,7 +346,10 @@ def _tensor_value(name: str, type_: TensorType, message: Any) -> Any:
         raw = np.frombuffer(bytearray(message.bytes.values), np.uint8)
         if len(raw) != size_in_bytes(type_.dtype, shape):
             raise _wrong_value(name, type_, f"{len(raw)} bytes")
-        return from_bytes(raw, type_.dtype, shape)
+        try:
+            return from_bytes(raw, type_.dtype, shape)
+        except ValueError as error:  # no values, and lengths that no array can have
+            raise _wrong_value(name, type_, str(error)) from error
     bits_per_value(type_.dtype)  # refuses what is not read, whatever dtypes numpy has learnt meanwhile
     values = getattr(message, which).values if which else []
     if len(values) != prod(shape):

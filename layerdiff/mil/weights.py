@@ -162,6 +162,14 @@ class WeightFile:
         raw = np.frombuffer(self._map, np.uint8, count=record.size_bytes, offset=record.data_offset)
         return from_bytes(raw, dtype, shape)
 
+    def forget(self, offset: int) -> None:
+        """Gives the memory of a blob back to the operating system; it is read from the file again when needed."""
+        record, page = self.record(offset), mmap.PAGESIZE
+        start = -(-record.data_offset // page) * page
+        length = (record.data_offset + record.size_bytes) // page * page - start
+        if length > 0 and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED, start, length)
+
     def _truncated(self, what: str, expected_bytes: int) -> PackageError:
         return PackageError(
             f"the weight file '{self.path.name}' is truncated.",
@@ -206,8 +214,14 @@ def unpack(raw: NDArray[np.uint8], dtype: str, count: int) -> NDArray[Any]:
         uint8[count], or int8[count] with the sign extended for int4.
     """
     width = BITS[dtype]
-    bits = np.unpackbits(raw, count=count * width, bitorder="little").reshape(count, width)
-    values = np.packbits(bits, axis=1, bitorder="little")[:, 0]
+    group = 1 if 8 % width == 0 else 3  # bytes after which values and bytes end together
+    bytes_ = np.zeros((-(-len(raw) // group), group), np.uint8)
+    bytes_.reshape(-1)[: len(raw)] = raw
+    words = bytes_[:, 0] if group == 1 else bytes_.astype(np.uint32) @ np.array([1, 1 << 8, 1 << 16], np.uint32)
+    values = np.empty((len(words), 8 * group // width), np.uint8)
+    for index in range(values.shape[1]):
+        values[:, index] = (words >> np.uint8(index * width)) & np.uint8((1 << width) - 1)
+    values = values.reshape(-1)[:count]
     if dtype == "int4":
         return ((values ^ 8).astype(np.int8) - 8).astype(np.int8)
     return values

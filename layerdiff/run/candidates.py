@@ -44,7 +44,7 @@ def open_given(entry: CandidateConfig, *, component: str) -> PortableSource | No
     """The packages that the configuration names by their paths; None for a candidate that has to be built.
 
     Raises:
-        ConfigError: a package lacks an output that another one is fed with.
+        ConfigError: a package lacks an output that another one is fed with, or is a pipeline.
         PackageError: a package is missing or damaged.
         UnsupportedOpError: the portable engine lacks one of its ops.
     """
@@ -52,9 +52,26 @@ def open_given(entry: CandidateConfig, *, component: str) -> PortableSource | No
         return None
     paths = {component: entry.coreml} if isinstance(entry.coreml, str) else entry.coreml
     wanted = [name for name in COMPONENTS if name in paths and component in ("whole", name)]
-    packages = {name: mil.load(Path(paths[name]).expanduser()) for name in wanted}
+    packages = {name: load_program(Path(paths[name]).expanduser()) for name in wanted}
     require_handed_on(packages)
     return PortableSource(packages)
+
+
+def load_program(path: Path) -> mil.Model:
+    """The loaded package of one component.
+
+    Raises:
+        ConfigError: it is a pipeline, which joins several models that are compared one by one.
+    """
+    model = mil.load(path)
+    if isinstance(model, mil.Pipeline):
+        raise ConfigError(
+            f"'{path.name}' is a pipeline, not the model of one component.",
+            where=str(path),
+            detail=f"it joins {', '.join(model.members)}",
+            action="give the packages that it was made of",
+        )
+    return model
 
 
 def require_handed_on(packages: Mapping[Component, mil.Model]) -> None:
@@ -110,7 +127,7 @@ def build_packages(
     """The packages of a `convert:` candidate."""
     options = entry.convert or ConvertConfig()
     paths = {name: convert.build(reference, name, options, progress=progress) for name in components}
-    return PortableSource({name: mil.load(path) for name, path in paths.items()})
+    return PortableSource({name: load_program(path) for name, path in paths.items()})
 
 
 def wants_native(name: str, entry: CandidateConfig) -> bool:

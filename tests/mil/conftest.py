@@ -15,6 +15,7 @@ from layerdiff import mil, quiet
 from layerdiff.mil import schema
 
 Build = Callable[..., Path]
+Convert = Callable[..., Path]
 SPECIFICATION = Path("Data/com.apple.CoreML/model.mlmodel")
 
 
@@ -52,6 +53,32 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
         return path
 
     return built
+
+
+@pytest.fixture(scope="session")
+def convert(tmp_path_factory: pytest.TempPathFactory) -> Convert:
+    """`convert(module, example, …, inputs=lambda ct: […])`: the package of a torch module.
+
+    `inputs` and the other functions of `ct` among the keywords are called with coremltools; the target is iOS17 unless
+    one is named.
+    """
+    folder, serial = tmp_path_factory.mktemp("converted"), itertools.count()
+
+    def converted(module: Any, *examples: Any, **keywords: Any) -> Path:
+        with quiet.third_party():
+            import coremltools as ct
+            import torch
+
+            options = {"minimum_deployment_target": "iOS17", "compute_precision": "FLOAT32"} | keywords
+            options["minimum_deployment_target"] = getattr(ct.target, options["minimum_deployment_target"])
+            options["compute_precision"] = getattr(ct.precision, options["compute_precision"])
+            options = {name: value(ct) if callable(value) else value for name, value in options.items()}
+            traced = torch.jit.trace(module.eval(), examples, check_trace=False)
+            path = folder / f"{next(serial)}.mlpackage"
+            ct.convert(traced, skip_model_load=True, **options).save(str(path))
+        return path
+
+    return converted
 
 
 class Joint:

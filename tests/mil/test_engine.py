@@ -25,7 +25,7 @@ def block_of(spec):
 
 def test_the_source_reads_like_the_program(model):
     lines = model.generated_source().splitlines()
-    assert lines[0] == "def run(feed, inject, census):"
+    assert lines[0] == "def run(feed, inject, state, census):"
     assert any("transpose(x=encoder, perm=(0, 2, 1))" in line for line in lines)
     assert sum("linear(" in line for line in lines) == 3
     assert lines[-1] == "    return {'logits': logits}"
@@ -42,9 +42,9 @@ def test_every_tensor_but_the_result_is_deleted(model):
 
 
 def test_plans_are_made_once_per_request(model):
-    first = model._engine.compiled(["logits"], [], traced=False)
-    assert model._engine.compiled(["logits"], [], traced=False) is first
-    assert model._engine.compiled(["logits"], ["decoder"], traced=False) is not first
+    first = model._engine.compiled(["logits"])
+    assert model._engine.compiled(["logits"]) is first
+    assert model._engine.compiled(["logits"], ["decoder"]) is not first
 
 
 def test_values_are_freed_after_their_last_use(model, joint, monkeypatch):
@@ -89,13 +89,13 @@ def test_a_trace_holds_only_what_is_still_needed(model, joint):
     names = [tensor.name for tensor in model.tensors]
     engine = model._engine
     seen = []
-    for name, op, tensor in engine.trace(engine.compiled(names, [], traced=True), feed, Census()):
-        seen.append((name, op.type))
+    for _, output, tensor, operand in engine.trace(engine.compiled(names, traced=True), feed, {}, Census()):
+        seen.append(output.name)
         references.append(weakref.ref(tensor))
-        del tensor
+        del tensor, operand
         gc.collect()
         assert sum(reference() is not None for reference in references) <= 4
-    assert [name for name, _ in seen] == names
+    assert seen == names
     assert not any(reference() is not None for reference in references)
 
 
@@ -256,3 +256,20 @@ def test_the_number_of_threads_is_left_alone(model, joint):
     before = torch.get_num_threads()
     model.predict(joint.feed)
     assert torch.get_num_threads() == before
+
+
+def test_a_custom_op_is_refused_by_the_name_of_its_class(edited):
+    def custom(spec):
+        op = next(op for op in block_of(spec).operations if op.type == "relu")
+        op.type = "custom_layer"
+        for key, text in (("class_name", "FlashRelu"), ("weights", None)):
+            value = op.attributes[key]
+            if text is None:  # an empty list of strings, as coremltools writes it
+                value.type.listType.type.tensorType.dataType = 2
+                value.immediateValue.SetInParent()
+            else:
+                value.type.tensorType.dataType = 2
+                value.immediateValue.tensor.strings.values.append(text)
+
+    with pytest.raises(UnsupportedOpError, match="is a custom op: the class 'FlashRelu' of the app computes it"):
+        mil.load(edited(custom))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from layerdiff import mil
 from layerdiff.errors import FeedError
 from layerdiff.mil.features import TensorSpec
 from layerdiff.mil.feed import checked, checked_injection
@@ -55,6 +56,67 @@ def test_a_missing_optional_input_takes_its_default():
     np.testing.assert_array_equal(check(half=None)["half"], np.full(2, 0.5, np.float16))
 
 
+def test_a_default_fills_the_described_shape_not_the_smallest():
+    spec = TensorSpec("x", "int32", (1, (2, 9)), optional=True, default=3.0, described=(1, 7))
+    np.testing.assert_array_equal(checked({}, {"x": spec}, ["x"], where="x")["x"], np.full((1, 7), 3, np.int32))
+
+
+@pytest.mark.parametrize("shape", [(10**6, 10**6), ((10**12, None),), (2**62, 2**62)])
+def test_a_default_of_an_absurd_size_is_refused_before_it_is_made(shape):
+    spec = {"x": TensorSpec("x", "float32", shape, optional=True, default=0.0)}
+    with pytest.raises(FeedError, match=r"'x' is not given, and filling it with 0 would take \d{13,} bytes"):
+        checked({}, spec, ["x"], where="x.mlpackage")
+
+
+def test_an_input_of_an_absurd_size_is_refused_like_any_other_shape():
+    spec = {"x": TensorSpec("x", "float32", (10**6, 10**6))}
+    with pytest.raises(FeedError, match="the input 'x' is missing"):
+        checked({}, spec, ["x"], where="x")
+    with pytest.raises(FeedError, match="another shape"):
+        checked({"x": np.zeros((10, 10), np.float32)}, spec, ["x"], where="x")
+
+
+def test_a_tensor_without_axes_may_be_given_as_one_element():
+    spec = {"x": TensorSpec("x", "float32", ())}
+    for value in (np.float32(2), 2.0, np.array([2.0])):
+        assert checked({"x": value}, spec, ["x"], where="x")["x"].shape == ()
+    with pytest.raises(FeedError, match="another shape"):
+        checked({"x": np.zeros((1, 1))}, spec, ["x"], where="x")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "refused"),
+    [
+        ("int8", [-128, 127], [128]),
+        ("uint8", [0, 255], [-1]),
+        ("int32", [-(2**31), 2**31 - 1], [2**31]),
+        ("float16", [65504.0, -0.5], [65536.0]),
+        ("float64", [1e300, 0.0], None),
+        ("bool", [True, False], [2]),
+    ],
+)
+def test_every_dtype_that_a_multi_array_may_have(dtype, value, refused):
+    spec = {"x": TensorSpec("x", dtype, ((1, 2),))}
+    given = checked({"x": value}, spec, ["x"], where="x")["x"]
+    assert given.dtype == dtype
+    assert given.tolist() == value
+    if refused is not None:
+        with pytest.raises(FeedError, match="the input 'x'"):
+            checked({"x": refused}, spec, ["x"], where="x")
+
+
+def test_images_are_for_images_only():
+    from PIL import Image
+
+    picture = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4))
+    spec = {"x": TensorSpec("x", "float32", (1, 1, 3, 4), kind="image", color="GRAYSCALE")}
+    given = checked({"x": picture}, spec, ["x"], where="x")["x"]
+    assert given.dtype == np.float32
+    np.testing.assert_array_equal(given, np.arange(12.0).reshape(1, 1, 3, 4))
+    with pytest.raises(FeedError, match="'x' takes no image"):
+        checked({"x": picture}, {"x": TensorSpec("x", "float32", (3, 4))}, ["x"], where="x")
+
+
 def test_a_missing_input():
     assert "the input 'encoder' is missing" in refusal(encoder=None)
     assert "expected float32[1, 4, 1..9]" in refusal(encoder=None)
@@ -69,6 +131,7 @@ def test_an_unknown_input_suggests_the_nearest():
 def test_another_shape(shape):
     message = refusal(encoder=np.zeros(shape, np.float32))
     assert f"expected float32[1, 4, 1..9], got float32{list(shape)}" in message
+    assert ("is not in allowed range" in message) == (len(shape) == 3)
 
 
 @pytest.mark.parametrize(
@@ -137,3 +200,86 @@ def test_given_inner_tensors_may_be_of_any_width_but_not_of_another_kind_or_shap
         with pytest.raises(FeedError, match=r"tensor 't' does not fit") as raised:
             checked_injection("t", value, declared, where="x")
         assert "expected float16[1, ?]" in str(raised.value)
+
+
+# ------------------------------------------------------------------ programs
+
+
+def module(function):
+    import torch
+
+    class Module(torch.nn.Module):
+        def forward(self, *values):
+            return function(*values)
+
+    return Module()
+
+
+def test_an_optional_input_of_flexible_shape_takes_its_default_in_the_described_shape(convert):
+    import torch
+
+    def inputs(ct):
+        shape = ct.Shape((1, ct.RangeDim(2, 9, default=5)))
+        default = np.full((1, 5), 2.5, np.float32)
+        return [
+            ct.TensorType(name="x", shape=(1, 1)),
+            ct.TensorType(name="y", shape=shape, default_value=default),
+        ]
+
+    model = mil.load(convert(module(lambda x, y: x * y), torch.ones(1, 1), torch.ones(1, 5), inputs=inputs))
+    assert (model.inputs["y"].optional, model.inputs["y"].default) == (True, 2.5)
+    (assumed,) = model.predict({"x": np.full((1, 1), 2.0)}).values()
+    np.testing.assert_array_equal(assumed, np.full((1, 5), 5.0))
+    (given,) = model.predict({"x": np.full((1, 1), 2.0), "y": np.ones((1, 9))}).values()
+    np.testing.assert_array_equal(given, np.full((1, 9), 2.0))
+    with pytest.raises(FeedError, match="the input 'x' is missing"):
+        model.predict({"y": np.ones((1, 9))})
+
+
+def test_only_enumerated_shapes_are_fed(convert):
+    import torch
+
+    def inputs(ct):
+        shapes = ct.EnumeratedShapes(shapes=[[1, 3], [4, 3], [6, 3]], default=[4, 3])
+        return [ct.TensorType(name="x", shape=shapes)]
+
+    model = mil.load(convert(module(lambda x: x.cumsum(0)), torch.zeros(1, 3), inputs=inputs))
+    for rows in (1, 4, 6):
+        (found,) = model.predict({"x": np.ones((rows, 3))}).values()
+        np.testing.assert_array_equal(found, np.ones((rows, 3)).cumsum(0))
+    with pytest.raises(FeedError, match=r"expected float32\[1..6, 3\], got float64\[2, 3\]; allowed shapes: \["):
+        model.predict({"x": np.ones((2, 3))})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "target", "value"),
+    [("float16", "iOS17", [0.1, 65504]), ("int32", "iOS17", [-7, 2**30]), ("int8", "iOS26", [-100, 100])],
+)
+def test_dtypes_of_inputs_and_outputs(convert, dtype, target, value):
+    import torch
+
+    kinds = {"inputs": lambda ct: [ct.TensorType(name="x", shape=(2,), dtype=kind(ct))]}
+    kinds["outputs"] = lambda ct: [ct.TensorType(name="y", dtype=kind(ct))]
+
+    def kind(ct):
+        return ct.converters.mil.mil.types.int8 if dtype == "int8" else np.dtype(dtype).type
+
+    example = torch.zeros(2, dtype=torch.float32 if dtype == "float16" else torch.int32)
+    options = {"minimum_deployment_target": target, "compute_precision": "FLOAT16"}
+    model = mil.load(convert(module(lambda x: x.flip(0)), example, **kinds, **options))
+    assert (model.inputs["x"].dtype, model.outputs["y"].dtype) == (dtype, dtype)
+    found = model.predict({"x": np.array(value, dtype)})["y"]
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, np.array(value[::-1], dtype))
+
+
+def test_a_model_without_its_optional_inputs_is_as_if_they_were_zero(edited, joint):
+    def make_optional(spec):
+        for feature in spec.description.input:
+            feature.type.isOptional = feature.name == "decoder"
+
+    model = mil.load(edited(make_optional))
+    zeros = np.zeros((1, 20, 3), np.float32)  # 3 is the length that the joint was converted with
+    expected = mil.load(joint.package).predict({"encoder": joint.feed["encoder"], "decoder": zeros})
+    found = model.predict({"encoder": joint.feed["encoder"]})
+    np.testing.assert_array_equal(found["logits"], expected["logits"])

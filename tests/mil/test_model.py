@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from layerdiff import mil
-from layerdiff.errors import FeedError, UnsupportedOpError
+from layerdiff.errors import FeedError
 
 LOG_SOFTMAX_FLOAT32_ULPS = 8
 """The joint is 11 ops deep; its logits are below 8 in size, so an ulp is at most 2^-21."""
@@ -213,25 +213,3 @@ def test_a_program_of_both_precisions_is_mixed(build):
         return mb.cos(x=mb.cast(x=mb.sin(x=mb.cast(x=x, dtype="fp16")), dtype="fp32"))
 
     assert mil.load(build(program, x=np.ones(2, np.float32))).declared_precision == "mixed"
-
-
-def test_an_image_input_is_refused(edited):
-    def image(spec):
-        spec.description.input[0].type.imageType.SetInParent()
-
-    with pytest.raises(UnsupportedOpError, match="'encoder' is of the kind 'image'"):
-        mil.load(edited(image))
-
-
-def test_nested_blocks_are_refused_by_name(build):
-    from coremltools.converters.mil import Builder as mb
-
-    def program(x):
-        return mb.cond(
-            pred=mb.greater(x=mb.reduce_sum(x=x, keep_dims=False), y=0.0),
-            _true_fn=lambda: mb.mul(x=x, y=2.0),
-            _false_fn=lambda: mb.sin(x=x),
-        )
-
-    with pytest.raises(UnsupportedOpError, match="does not execute the op 'cond'"):
-        mil.load(build(program, x=np.ones(3, np.float32)))

@@ -7,10 +7,12 @@ import random
 import shutil
 from contextlib import suppress
 
+import numpy as np
 import pytest
 
-from layerdiff import mil
+from layerdiff import mil, quiet
 from layerdiff.errors import LayerdiffError, PackageError
+from layerdiff.mil import schema
 from layerdiff.mil.package import open_package, specification_path
 
 SPECIFICATION = "Data/com.apple.CoreML/model.mlmodel"
@@ -45,17 +47,14 @@ def test_a_missing_package(tmp_path):
     assert "'no.mlpackage' does not exist" in refusal(tmp_path / "no.mlpackage")
 
 
-def test_a_compiled_model_is_refused_with_what_to_give_instead(tmp_path):
-    (tmp_path / "x.mlmodelc").mkdir()
-    assert "give the .mlpackage" in refusal(tmp_path / "x.mlmodelc")
-
-
 def test_a_folder_without_manifest(copy):
     (copy / "Manifest.json").unlink()
     assert "has no Manifest.json" in refusal(copy)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"rootModelIdentifier": "x", "itemInfoEntries": {}}', "\0"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"rootModelIdentifier": "x", "itemInfoEntries": {}}', "\0", "[" * 10**5]
+)
 def test_a_broken_manifest(copy, text):
     (copy / "Manifest.json").write_text(text)
     assert "manifest of the package is broken" in refusal(copy)
@@ -163,3 +162,78 @@ def test_a_wrong_offset_of_a_constant(edited, offset):
                 operation.attributes["val"].blobFileValue.offset = offset
 
     assert "weight.bin" in refusal(edited(move))
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+def test_a_constant_of_an_absurd_size_is_refused_without_being_made(edited, in_file):
+    def enlarge(spec):
+        function = spec.mlProgram.functions["main"]
+        for operation in function.block_specializations[function.opset].operations:
+            value = operation.attributes["val"]
+            dimensions = value.type.tensorType.dimensions
+            if operation.type == "const" and len(dimensions) and value.HasField("blobFileValue") == in_file:
+                for dimension in dimensions:
+                    dimension.constant.size = 10**12
+
+    message = refusal(edited(enlarge))
+    assert ("weight.bin" if in_file else "does not hold what its type says") in message
+
+
+# ------------------------------------------------------------------ functions
+
+
+@pytest.fixture(scope="module")
+def multifunction(convert, tmp_path_factory):
+    """`add` adds 1 to `x`, float32[2]; `scale` triples `values`, float32[3, 1..4]; the latter is the default."""
+    import torch
+
+    class Add(torch.nn.Module):
+        def forward(self, x):
+            return x + 1
+
+    class Scale(torch.nn.Module):
+        def forward(self, values):
+            return values * 3
+
+    def flexible(ct):
+        return [ct.TensorType(name="values", shape=(3, ct.RangeDim(1, 4)))]
+
+    path = tmp_path_factory.mktemp("functions") / "two.mlpackage"
+    options = {"minimum_deployment_target": "iOS18"}
+    add = convert(Add(), torch.zeros(2), inputs=lambda ct: [ct.TensorType(name="x", shape=(2,))], **options)
+    scale = convert(Scale(), torch.zeros(3, 2), inputs=flexible, **options)
+    with quiet.third_party():
+        import coremltools as ct
+
+        functions = ct.utils.MultiFunctionDescriptor()
+        functions.add_function(str(add), src_function_name="main", target_function_name="add")
+        functions.add_function(str(scale), src_function_name="main", target_function_name="scale")
+        functions.default_function_name = "scale"
+        ct.utils.save_multifunction(functions, str(path))
+    return path
+
+
+def test_every_function_has_its_own_interface(multifunction):
+    package = open_package(multifunction)
+    assert package.default_function == "scale"
+    taken = {name: [str(s) for s in i.inputs.values()] for name, i in package.interfaces.items()}
+    assert taken == {"add": ["float32[2]"], "scale": ["float32[3, 1..4]"]}
+
+
+def test_the_requested_function_or_the_default_one_runs(multifunction):
+    (added,) = mil.load(multifunction, function="add").predict({"x": np.float32([1, 2])}).values()
+    np.testing.assert_array_equal(added, [2, 3])
+    (scaled,) = mil.load(multifunction).predict({"values": np.ones((3, 4), np.float32)}).values()
+    np.testing.assert_array_equal(scaled, np.full((3, 4), 3.0))
+    with pytest.raises(PackageError, match="has no function 'ad'") as raised:
+        mil.load(multifunction, function="ad")
+    assert "its functions: add, scale — did you mean 'add'?" in str(raised.value)
+
+
+def test_a_default_function_that_is_not_there(multifunction, tmp_path):
+    copy = shutil.copytree(multifunction, tmp_path / "copy.mlpackage")
+    spec = schema.model_module().Model()
+    spec.ParseFromString((copy / SPECIFICATION).read_bytes())
+    spec.description.defaultFunctionName = "gone"
+    (copy / SPECIFICATION).write_bytes(spec.SerializeToString())
+    assert "has no function 'gone'" in refusal(copy)

@@ -119,9 +119,92 @@ def test_a_tensor_defined_twice_is_refused():
 
 def test_a_block_may_read_from_the_block_around_it():
     inner = Block((), (op("c", "a", "x"),), ("c",), {})
-    outer = Op("cond", "d", {"pred": ("y",)}, (Named("d", F32),), (inner,))
+    outer = Op("cond", "d", {"pred": ("y",)}, (Named("d", F32),), (inner, inner))
     graph = Graph(function(op("a", "x"), outer, outputs=("d",)))
     assert names(graph.plan(["d"])) == ["a", "d"]
     broken = Block((), (op("c", "q"),), ("c",), {})
     with pytest.raises(PackageError, match="'q' is used and defined nowhere"):
-        Graph(function(Op("cond", "d", {}, (Named("d", F32),), (broken,)), outputs=("d",)))
+        Graph(function(Op("cond", "d", {}, (Named("d", F32),), (broken, broken)), outputs=("d",)))
+
+
+# ------------------------------------------------------------------ states and nested blocks
+
+STATE = TensorType("float32", (2,), "state")
+
+
+def write(state: str, data: str) -> Op:
+    return Op("write_state", f"write_{data}", {"input": (state,), "data": (data,)}, ())
+
+
+def read(result: str, state: str) -> Op:
+    return Op("read_state", result, {"input": (state,)}, (Named(result, F32),))
+
+
+@pytest.fixture
+def stateful() -> Graph:
+    #  s ─ a ─ b ─ (s) ─ c ─ d ─ (s) ─ e          x ─ b, d
+    ops = (
+        read("a", "s"),
+        op("b", "a", "x"),
+        write("s", "b"),
+        read("c", "s"),
+        op("d", "c", "x"),
+        write("s", "d"),
+        op("e", "c"),
+    )
+    block = Block((), ops, ("e",), {})
+    return Graph(Function("main", "CoreML8", (Named("x", F32), Named("s", STATE)), block))
+
+
+def test_a_read_depends_on_the_write_before_it_and_on_none_after(stateful):
+    assert names(stateful.plan(["e"])) == ["a", "b", "write_b", "c", "e"]
+    assert names(stateful.plan(["b"])) == ["a", "b"]
+    assert stateful.plan(["b"]).states == ("s",)
+    assert stateful.plan(["x"]).states == ()
+    assert stateful.ancestors("e") == {"c", "s", "b", "a", "x"}
+    assert stateful.depths["e"] == 4
+
+
+def test_every_write_is_done_on_request(stateful):
+    plan = stateful.plan(["b"], update_states=True)
+    assert names(plan) == ["a", "b", "write_b", "c", "d", "write_d"]
+    assert "s" not in {name for step in plan.steps for name in step.releases}
+
+
+def test_a_given_tensor_hides_the_state_that_it_was_read_from(stateful):
+    plan = stateful.plan(["e"], ["c"])
+    assert (names(plan), plan.states) == (["e"], ())
+    with pytest.raises(FeedError, match="'s' is a state, so no value can be given for it"):
+        stateful.plan(["e"], ["s"])
+
+
+def looping(*body: Op, outputs: tuple[str, ...]) -> Graph:
+    """while(cond(i, v)) { body } over (x, y)."""
+    variables = (Named("i", F32), Named("v", F32))
+    condition = Block(variables, (op("go", "i", "v"),), ("go",), {})
+    block = Block(variables, body, outputs, {})
+    loop = Op("while_loop", "loop", {"loop_vars": ("x", "y")}, (Named("l0", F32), Named("l1", F32)), (condition, block))
+    return Graph(function(op("z", "y"), loop, op("w", "l1"), outputs=("w",)))
+
+
+def test_a_body_releases_its_variables_and_a_condition_does_not():
+    graph = looping(op("p", "i"), op("q", "p", "v"), op("unused", "p"), outputs=("p", "q"))
+    (loop, _) = graph.plan(["w"]).steps
+    condition, body = loop.blocks
+    assert [(s.op.name, s.releases) for s in condition.steps] == [("go", ())]
+    assert [(s.op.name, set(s.releases)) for s in body.steps] == [("p", {"i"}), ("q", {"v"})]
+    assert set(loop.releases) == {"x", "y", "l0"}
+    whole = graph.plan(["w"], keep=False).steps[0].blocks[1]
+    assert [s.op.name for s in whole.steps] == ["p", "q", "unused"]
+
+
+def test_what_is_inside_of_a_block_can_be_seen_in_traces_only():
+    graph = looping(op("p", "i"), op("q", "v"), outputs=("p", "q"))
+    with pytest.raises(FeedError, match="the tensor 'q' is inside a block of the op 'loop'"):
+        graph.plan(["q"])
+
+
+def test_a_block_may_use_what_is_around_it_but_not_the_other_way_round():
+    assert names(looping(op("p", "i", "z"), op("q", "v"), outputs=("p", "q")).plan(["w"])) == ["z", "loop", "w"]
+    with pytest.raises(PackageError, match="the tensor 'p' is used and defined nowhere"):
+        Graph(function(looping(op("p", "i"), outputs=("p", "v")).function.block.ops[1], op("w", "p"), outputs=("w",)))

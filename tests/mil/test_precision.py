@@ -1,4 +1,4 @@
-"""Rounding against numpy's float16, the policies, dithering, and the budget of decoded constants."""
+"""Rounding against numpy's float16, the policies, and arrays as tensors."""
 
 from __future__ import annotations
 
@@ -10,16 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from layerdiff.errors import EngineError
-from layerdiff.mil.precision import (
-    Constants,
-    Precision,
-    array_of,
-    dithered,
-    round_float16,
-    round_significand,
-    tensor_of,
-)
-from layerdiff.mil.program import Constant, TensorType
+from layerdiff.mil.precision import Precision, array_of, round_float16, round_significand, tensor_of
 
 floats = hnp.arrays(np.float32, 20, elements=st.floats(width=32, allow_nan=True, allow_infinity=True))
 EVERY_FLOAT16 = np.arange(2**16, dtype=np.uint16).view(np.float16)
@@ -120,67 +111,12 @@ def test_feeding_rounds_to_the_declared_dtype_and_leaves_the_callers_array_alone
     assert tensor_of(frozen, "float32", Precision()).sum() == 3
 
 
-def constant(array: np.ndarray, name: str = "w") -> Constant:
-    return Constant(name, TensorType(str(array.dtype), array.shape), inline=array)
-
-
-def test_dithering_shifts_by_at_most_half_a_unit_evenly_and_repeatably():
-    values = np.random.default_rng(0).standard_normal(20_000).astype(np.float16)
-    values[:4] = [0, np.inf, -np.inf, 6e-8]
-    shifted = dithered(values, seed=3, name="w")
-    finite = np.isfinite(values)
-    ulp = np.spacing(np.abs(values[finite])).astype(np.float64)
-    shift = (shifted[finite].astype(np.float64) - values[finite]) / ulp
-    assert np.abs(shift).max() <= 0.5001
-    assert abs(shift.mean()) < 0.01
-    assert abs(shift[4:].std() - np.sqrt(1 / 12)) < 0.005
-    np.testing.assert_array_equal(shifted[:3], values[:3].astype(np.float32))
-    np.testing.assert_array_equal(shifted, dithered(values, seed=3, name="w"))
-    assert (shifted != dithered(values, seed=4, name="w")).mean() > 0.99
-    assert (shifted != dithered(values, seed=3, name="v")).mean() > 0.99
-
-
-def test_under_float64_it_is_the_float32_constants_that_are_dithered():
-    values = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
-    precision = Precision("float64", dither_seed=3)
-    shifted = Constants().tensor(constant(values), precision)
-    assert shifted.dtype == torch.float64
-    shift = (shifted.numpy() - values) / np.spacing(np.abs(values)).astype(np.float64)
-    assert 0.45 < np.abs(shift).max() <= 0.5
-    half = np.arange(1, 9, dtype=np.float16)
-    assert torch.equal(Constants().tensor(constant(half), precision), torch.arange(1.0, 9, dtype=torch.float64))
-
-
-def test_only_float16_constants_that_are_no_scalars_are_dithered():
-    precision = Precision("float32", dither_seed=0)
-    constants = Constants()
-    for array in (np.float16(0.5).reshape(()), np.ones(3, np.float32), np.ones(3, np.int32)):
-        assert torch.equal(constants.tensor(constant(array), precision), constants.tensor(constant(array), Precision()))
-    assert not torch.equal(constants.tensor(constant(np.ones(3, np.float16)), precision), torch.ones(3))
-
-
-def test_constants_are_decoded_once_and_shared_between_policies():
-    constants, weight = Constants(), constant(np.arange(8, dtype=np.float16))
-    first = constants.tensor(weight, Precision())
-    assert constants.tensor(weight, Precision("float32")) is first
-    assert constants.tensor(weight, Precision("float64")).dtype == torch.float64
-    assert constants.used_bytes == 8 * 4 + 8 * 8
-
-
-def test_what_does_not_fit_the_budget_is_decoded_each_time():
-    constants, weight = Constants(budget_bytes=40), constant(np.arange(8, dtype=np.float16))
-    other = constant(np.arange(8, dtype=np.float16) + 1, "v")
-    kept = constants.tensor(weight, Precision())
-    assert constants.keeps(weight, Precision())
-    assert not constants.keeps(other, Precision())
-    first, second = constants.tensor(other, Precision()), constants.tensor(other, Precision())
-    assert first is not second
-    assert torch.equal(first, second)
-    assert constants.tensor(weight, Precision()) is kept
-
-
-def test_constants_that_need_no_conversion_cost_nothing():
-    constants, array = Constants(budget_bytes=0), np.arange(8, dtype=np.float32)
-    tensor = constants.tensor(constant(array), Precision())
-    assert np.shares_memory(tensor.numpy(), array)
-    assert constants.used_bytes == 0
+def test_only_what_is_owned_and_needs_no_conversion_is_given_without_a_copy():
+    tensor = torch.arange(6.0).reshape(2, 3)
+    assert np.shares_memory(array_of(tensor, "float32", Precision(), owned=True), tensor.numpy())
+    for value, dtype in ((tensor.T, "float32"), (tensor, "float16"), (tensor, "int32")):
+        array = array_of(value, dtype, Precision(), owned=True)
+        assert not np.shares_memory(array, tensor.numpy())
+        assert array.dtype == dtype
+        assert array.flags.c_contiguous
+        np.testing.assert_array_equal(array, value.numpy())

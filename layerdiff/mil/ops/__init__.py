@@ -13,19 +13,24 @@ from typing import Any
 from layerdiff.errors import UnsupportedOpError, known_names
 from layerdiff.mil.ops import (
     activation,
+    classify,
+    constexpr_ops,
     control_flow,
     conv,
     elementwise_binary,
     elementwise_unary,
+    image_resizing,
     linear,
     normalization,
     pool,
+    quantization_ops,
     random,
     recurrent,
     reduction,
     scatter_gather,
     tensor_operation,
     tensor_transformation,
+    transformers,
 )
 from layerdiff.mil.ops.signature import Kernel, parameters_of
 
@@ -48,10 +53,27 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "softplus_parametric": activation.softplus_parametric,
     "softsign": activation.softsign,
     "thresholded_relu": activation.thresholded_relu,
+    # constexpr_ops
+    "constexpr_affine_dequantize": constexpr_ops.constexpr_affine_dequantize,
+    "constexpr_blockwise_shift_scale": constexpr_ops.constexpr_blockwise_shift_scale,
+    "constexpr_cast": constexpr_ops.constexpr_cast,
+    "constexpr_lut_to_dense": constexpr_ops.constexpr_lut_to_dense,
+    "constexpr_lut_to_sparse": constexpr_ops.constexpr_lut_to_sparse,
+    "constexpr_sparse_blockwise_shift_scale": constexpr_ops.constexpr_sparse_blockwise_shift_scale,
+    "constexpr_sparse_to_dense": constexpr_ops.constexpr_sparse_to_dense,
+    # classify
+    "classify": classify.classify,
     # control_flow
+    "list_gather": control_flow.list_gather,
+    "list_length": control_flow.list_length,
+    "list_read": control_flow.list_read,
+    "list_scatter": control_flow.list_scatter,
+    "list_write": control_flow.list_write,
+    "make_list": control_flow.make_list,
     "select": control_flow.select,
     # conv
     "conv": conv.conv,
+    "conv_quantized": conv.conv_quantized,
     "conv_transpose": conv.conv_transpose,
     # elementwise_binary
     "add": elementwise_binary.add,
@@ -100,6 +122,16 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "tan": elementwise_unary.tan,
     "tanh": elementwise_unary.tanh,
     "threshold": elementwise_unary.threshold,
+    # image_resizing
+    "affine": image_resizing.affine,
+    "crop": image_resizing.crop,
+    "crop_resize": image_resizing.crop_resize,
+    "resample": image_resizing.resample,
+    "resize": image_resizing.resize,
+    "resize_bilinear": image_resizing.resize_bilinear,
+    "resize_nearest_neighbor": image_resizing.resize_nearest_neighbor,
+    "upsample_bilinear": image_resizing.upsample_bilinear,
+    "upsample_nearest_neighbor": image_resizing.upsample_nearest_neighbor,
     # linear
     "einsum": linear.einsum,
     "linear": linear.linear,
@@ -114,6 +146,9 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "avg_pool": pool.avg_pool,
     "l2_pool": pool.l2_pool,
     "max_pool": pool.max_pool,
+    # quantization_ops
+    "dequantize": quantization_ops.dequantize,
+    "quantize": quantization_ops.quantize,
     # random
     "random_bernoulli": random.random_bernoulli,
     "random_categorical": random.random_categorical,
@@ -152,6 +187,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "fill_like": tensor_operation.fill_like,
     "flatten2d": tensor_operation.flatten2d,
     "identity": tensor_operation.identity,
+    "non_maximum_suppression": tensor_operation.non_maximum_suppression,
     "non_zero": tensor_operation.non_zero,
     "one_hot": tensor_operation.one_hot,
     "pad": tensor_operation.pad,
@@ -179,10 +215,20 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "space_to_depth": tensor_transformation.space_to_depth,
     "squeeze": tensor_transformation.squeeze,
     "transpose": tensor_transformation.transpose,
+    # transformers
+    "scaled_dot_product_attention": transformers.scaled_dot_product_attention,
 }
 """Op type → the function that computes it."""
 
 REDEFINED: dict[tuple[str, str], Callable[..., Any]] = {
+    ("constexpr_lut_to_dense", "CoreML6"): constexpr_ops.constexpr_lut_to_dense_ios16,
+    ("constexpr_lut_to_dense", "CoreML7"): constexpr_ops.constexpr_lut_to_dense_ios16,
+    ("constexpr_sparse_to_dense", "CoreML6"): constexpr_ops.constexpr_sparse_to_dense_ios16,
+    ("constexpr_sparse_to_dense", "CoreML7"): constexpr_ops.constexpr_sparse_to_dense_ios16,
+    ("crop_resize", "CoreML5"): image_resizing.crop_resize_ios15,
+    ("crop_resize", "CoreML6"): image_resizing.crop_resize_ios16,
+    ("non_maximum_suppression", "CoreML5"): tensor_operation.non_maximum_suppression_ios15,
+    ("non_maximum_suppression", "CoreML6"): tensor_operation.non_maximum_suppression_ios15,
     ("reshape", "CoreML5"): tensor_transformation.reshape_ios15,
     ("reshape", "CoreML6"): tensor_transformation.reshape_ios15,
 }
@@ -190,15 +236,19 @@ REDEFINED: dict[tuple[str, str], Callable[..., Any]] = {
 
 # fmt: off
 EXACT = frozenset({
+    "classify", "list_gather", "list_length", "list_read", "list_scatter", "list_write", "make_list",
     "relu", "relu6", "thresholded_relu", "select", "equal", "greater", "greater_equal", "less", "less_equal",
     "logical_and", "logical_or", "logical_xor", "maximum", "minimum", "not_equal", "abs", "ceil", "clip",
-    "floor", "logical_not", "round", "sign", "threshold", "max_pool", "random_bernoulli", "random_categorical",
+    "floor", "logical_not", "round", "sign", "threshold", "max_pool", "random_bernoulli",
     "reduce_argmax", "reduce_argmin", "reduce_max", "reduce_min", "gather", "gather_along_axis", "gather_nd",
     "argsort", "band_part", "concat", "fill", "fill_like", "flatten2d", "identity", "non_zero", "one_hot",
     "pad", "shape", "split", "stack", "tile", "topk", "batch_to_space", "depth_to_space", "expand_dims",
     "pixel_shuffle", "pixel_unshuffle", "reshape", "reshape_like", "reverse", "reverse_sequence",
     "slice_by_index", "slice_by_size", "slice_update", "sliding_windows", "space_to_batch", "space_to_depth",
     "squeeze", "transpose",
+    "constexpr_cast", "constexpr_lut_to_dense", "constexpr_lut_to_sparse", "constexpr_sparse_to_dense",
+    "non_maximum_suppression", "quantize",
+    "crop", "resize_nearest_neighbor", "upsample_nearest_neighbor",
 })
 # fmt: on
 """Ops whose results are values of their inputs, integers, or truth values."""
@@ -206,9 +256,9 @@ EXACT = frozenset({
 
 # fmt: off
 WIDENED = frozenset({
-    "argsort", "cumsum", "exp2", "non_zero", "real_div", "reduce_argmax", "reduce_argmin", "reduce_l1_norm",
-    "reduce_l2_norm", "reduce_log_sum", "reduce_log_sum_exp", "reduce_mean", "reduce_prod", "reduce_sum",
-    "reduce_sum_square", "topk",
+    "argsort", "cumsum", "exp2", "linear", "matmul", "non_zero", "real_div", "reduce_argmax", "reduce_argmin",
+    "reduce_l1_norm", "reduce_l2_norm", "reduce_log_sum", "reduce_log_sum_exp", "reduce_mean", "reduce_prod",
+    "reduce_sum", "reduce_sum_square", "resize", "topk",
 })
 # fmt: on
 """Ops whose kernel may return int64 or float where an integer is declared; the engine brings it to that."""

@@ -50,7 +50,6 @@ exp2 = unary(torch.exp2)
 floor = unary(torch.floor)
 logical_not = unary(torch.logical_not)
 round_ = unary(torch.round)  # halves go to the even neighbour, as in numpy
-sign = unary(torch.sign)
 sin = unary(torch.sin)
 sinh = unary(torch.sinh)
 sqrt = unary(torch.sqrt)
@@ -77,6 +76,11 @@ def log(*, x: Tensor, epsilon: float = 1e-45) -> Tensor:
 def rsqrt(*, x: Tensor, epsilon: float = 1e-12) -> Tensor:
     """`1 / sqrt(x + epsilon)`."""
     return torch.rsqrt(x + epsilon)
+
+
+def sign(*, x: Tensor) -> Tensor:
+    """-1, 0 or 1; NaN stays NaN, which torch makes 0."""
+    return torch.where(x == x, torch.sign(x), x)
 
 
 def threshold(*, x: Tensor, alpha: float) -> Tensor:

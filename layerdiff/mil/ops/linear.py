@@ -21,12 +21,17 @@ def matmul(*, x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool
     """`x @ y` over the last two axes, the leading ones broadcast; since iOS17 the dtypes may differ."""
     if x.dtype is not y.dtype:
         x, y = _promoted(x, y)
-    return torch.matmul(x.transpose(-1, -2) if transpose_x else x, y.transpose(-1, -2) if transpose_y else y)
+    return torch.matmul(_transposed(x, transpose_x), _transposed(y, transpose_y))
 
 
 def einsum(*, values: Tensors, equation: str) -> Tensor:
     """Einstein summation over two tensors."""
     return torch.einsum(equation, *values)
+
+
+def _transposed(x: Tensor, wanted: bool) -> Tensor:
+    """The last two axes swapped; a vector has only one."""
+    return x.transpose(-1, -2) if wanted and x.dim() > 1 else x
 
 
 def _promoted(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

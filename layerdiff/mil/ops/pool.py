@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -23,14 +25,15 @@ def avg_pool(
     exclude_padding_from_average: bool = False,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """Mean of each window; with `exclude_padding_from_average`, of its elements that are not padding."""
-    strides = strides or (1,) * len(kernel_sizes)
-    before, after, extra = _pads(x, kernel_sizes, strides, pad_type=pad_type, pad=pad, ceil_mode=ceil_mode)
-    ones = torch.ones_like(x[:1, :1])
-    ones = pad_spatial(ones, before, after, value=0.0 if exclude_padding_from_average else 1.0)
-    nothing, area = [0] * len(extra), AVERAGE[len(kernel_sizes)]
-    total = area(pad_spatial(x, before, [a + e for a, e in zip(after, extra, strict=True)]), kernel_sizes, strides)
-    return total / area(pad_spatial(ones, nothing, extra), kernel_sizes, strides)
+    """Mean of each window; with `exclude_padding_from_average`, of its elements that are not padding.
+
+    What `ceil_mode` adds never counts.
+    """
+    windows = _windows(x, kernel_sizes, strides, pad_type=pad_type, pad=pad, ceil_mode=ceil_mode)
+    padding_counts = 0.0 if exclude_padding_from_average else 1.0
+    counted = pad_spatial(torch.ones_like(x[:1, :1]), windows.before, windows.after, padding_counts)
+    share = windows.mean(pad_spatial(counted, [0] * len(kernel_sizes), windows.rest))
+    return windows.mean(windows.around(x)) / share
 
 
 def l2_pool(
@@ -43,11 +46,8 @@ def l2_pool(
     ceil_mode: bool = False,
 ) -> Tensor:
     """`sqrt(sum(x²))` of each window."""
-    strides = strides or (1,) * len(kernel_sizes)
-    before, after, extra = _pads(x, kernel_sizes, strides, pad_type=pad_type, pad=pad, ceil_mode=ceil_mode)
-    padded = pad_spatial(x.square(), before, [a + e for a, e in zip(after, extra, strict=True)])
-    mean = AVERAGE[len(kernel_sizes)](padded, kernel_sizes, strides)
-    return torch.sqrt(mean * torch.Size(kernel_sizes).numel())
+    windows = _windows(x, kernel_sizes, strides, pad_type=pad_type, pad=pad, ceil_mode=ceil_mode)
+    return torch.sqrt(windows.mean(windows.around(x.square())) * torch.Size(kernel_sizes).numel())
 
 
 def max_pool(
@@ -60,25 +60,51 @@ def max_pool(
     ceil_mode: bool = False,
 ) -> Tensor:
     """Largest element of each window; padding never wins."""
-    strides = strides or (1,) * len(kernel_sizes)
-    before, after, extra = _pads(x, kernel_sizes, strides, pad_type=pad_type, pad=pad, ceil_mode=ceil_mode)
-    padded = pad_spatial(x, before, [a + e for a, e in zip(after, extra, strict=True)], value=-torch.inf)
-    return MAXIMUM[len(kernel_sizes)](padded, kernel_sizes, strides)
+    windows = _windows(x, kernel_sizes, strides, pad_type=pad_type, pad=pad, ceil_mode=ceil_mode)
+    padded = windows.around(x, fill=-torch.inf)
+    return MAXIMUM[len(kernel_sizes)](padded, kernel_sizes, windows.strides)
 
 
-def _pads(
-    x: Tensor, kernel: Ints, strides: Ints, *, pad_type: str, pad: Ints | None, ceil_mode: bool
-) -> tuple[list[int], list[int], list[int]]:
-    """Padding before, after, and what `ceil_mode` adds at the end so that the last window is whole.
+@dataclass(frozen=True)
+class Windows:
+    """How the windows of a pooling lie; one number per spatial axis."""
 
-    As in torch, a window that would begin in that last part is dropped.
+    sizes: Ints
+    strides: Ints
+    before: list[int]
+    """Padding before the elements."""
+    after: list[int]
+    """Padding after them."""
+    rest: list[int]
+    """What `ceil_mode` adds after the padding, or takes from it, so that it ends with the last window."""
+
+    def around(self, x: Tensor, fill: float = 0.0) -> Tensor:
+        """`x` with everything around it that a window covers."""
+        return pad_spatial(x, self.before, [a + r for a, r in zip(self.after, self.rest, strict=True)], fill)
+
+    def mean(self, padded: Tensor) -> Tensor:
+        """Sum of each window over its size."""
+        return AVERAGE[len(self.sizes)](padded, self.sizes, self.strides)
+
+
+def _windows(
+    x: Tensor, sizes: Ints, strides: Ints | None, *, pad_type: str, pad: Ints | None, ceil_mode: bool
+) -> Windows:
+    strides = strides or (1,) * len(sizes)
+    before, after = padding(x.shape[2:], sizes, strides, pad_type=pad_type, pad=pad)
+    axes = zip(x.shape[2:], before, after, sizes, strides, strict=True)
+    rest = [_rest(*axis) if ceil_mode else 0 for axis in axes]
+    return Windows(sizes, strides, before, after, rest)
+
+
+def _rest(length: int, before: int, after: int, size: int, stride: int) -> int:
+    """Elements that are missing from the last window, which is dropped if it would begin in the padding at the end.
+
+    Without padding it is kept wherever it begins, as the shapes of MIL have it; a window of nothing has the mean
+    nan and the maximum -inf.
     """
-    sizes = x.shape[2:]
-    before, after = padding(sizes, list(kernel), strides, pad_type=pad_type, pad=pad)
-    extra = [0] * len(kernel)
-    if ceil_mode:
-        for axis, (n, b, a, k, s) in enumerate(zip(sizes, before, after, kernel, strides, strict=True)):
-            windows = -(-(n + b + a - k) // s) + 1
-            windows -= (windows - 1) * s >= n + b
-            extra[axis] = max(0, (windows - 1) * s + k - (n + b + a))
-    return before, after, extra
+    padded = length + before + after
+    last = -(-(padded - size) // stride)
+    if before + after and last * stride >= length + before:
+        last -= 1
+    return last * stride + size - padded

@@ -17,8 +17,11 @@ def random_bernoulli(*, shape: Ints, out: Out, prob: float = 0.5, seed: int = -1
 
 
 def random_categorical(*, x: Tensor, out: Out, mode: str = "logits", size: int = 1, seed: int = -1) -> Tensor:
-    """`size` class indices per row, drawn from logits or probabilities along the last axis."""
-    weights = torch.softmax(x, -1) if mode == "logits" else x
+    """`size` class indices per row, drawn from logits or probabilities along the last axis.
+
+    The draw is made in float64, so that a seed gives the same classes under every precision policy.
+    """
+    weights = torch.softmax(x.double(), -1) if mode == "logits" else x.double()
     rows = weights.reshape(-1, x.shape[-1])
     drawn = torch.multinomial(rows, size, replacement=True, generator=_generator(seed))
     return drawn.reshape(*x.shape[:-1], size).to(out.held)
@@ -30,8 +33,10 @@ def random_normal(*, shape: Ints, out: Out, mean: float = 0.0, stddev: float = 1
 
 
 def random_uniform(*, shape: Ints, out: Out, low: float = 0.0, high: float = 1.0, seed: int = -1) -> Tensor:
-    """Uniform distribution over [low, high)."""
-    return torch.rand(shape, generator=_generator(seed)).to(out.held) * (high - low) + low
+    """Uniform distribution over [low, high), also after rounding to the declared dtype."""
+    values = torch.rand(shape, generator=_generator(seed)).to(out.held) * (high - low) + low
+    ends = torch.tensor([high, low], dtype=getattr(torch, out.dtype))
+    return values.clamp_(max=torch.nextafter(*ends).item())
 
 
 def _generator(seed: int) -> torch.Generator | None:

@@ -23,7 +23,8 @@ def gather(*, x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, va
     if batch_dims == 0:
         return x.index_select(axis, indices.reshape(-1)).reshape(shape)
     batch = x.shape[:batch_dims]
-    flat = indices.reshape(*batch, *[1] * (axis - batch_dims), -1, *[1] * (x.dim() - axis - 1))
+    count = indices.shape[batch_dims:].numel()
+    flat = indices.reshape(*batch, *[1] * (axis - batch_dims), count, *[1] * (x.dim() - axis - 1))
     return torch.take_along_dim(x, flat, axis).reshape(shape)
 
 
@@ -58,7 +59,7 @@ def scatter(
     axis %= data.dim()
     inside = _inside(indices.reshape(-1), data.shape[axis], validate_indices)
     index = positions(indices.reshape(-1)[inside], data.shape[axis], validate=bool(validate_indices))
-    updates = updates.reshape(*data.shape[:axis], -1, *data.shape[axis + 1 :]).index_select(axis, inside)
+    updates = updates.reshape(*data.shape[:axis], indices.numel(), *data.shape[axis + 1 :]).index_select(axis, inside)
     index = index.reshape(-1, *[1] * (data.dim() - axis - 1)).expand(updates.shape)
     return _combine(data, axis, index, updates, mode)
 
@@ -87,7 +88,7 @@ def scatter_nd(
     flat = torch.zeros(indices.shape[:-1], dtype=torch.int64)
     for size, column in zip(lead, indices.unbind(-1), strict=True):
         flat = flat * size + positions(column, size, validate=bool(validate_indices))
-    rows = data.reshape(lead.numel(), -1)  # [positions, slice]
+    rows = data.reshape(lead.numel(), rest.numel())  # [positions, slice]
     updates = updates.reshape(flat.numel(), rows.shape[1])
     index = flat.reshape(-1, 1).expand(updates.shape)
     return _combine(rows, 0, index, updates, mode).reshape(*lead, *rest)

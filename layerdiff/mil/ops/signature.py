@@ -4,7 +4,7 @@ A kernel is a function whose keywords are named exactly as the inputs of its MIL
 keyword decides what it receives:
 
 - `Tensor`: a tensor, computed or constant; `Tensors`: a list of them (a tuple input).
-- `int float bool str Ints Bools Strs`: a parameter as a plain Python value. A constant is converted once,
+- `int float bool str Ints Bools Strs Dims Labels`: a parameter as a plain Python value. A constant is converted once,
   when the plan is compiled; a computed one at run time, so shape-like inputs may come from either.
 - `Out`: not an input of the op: the declared dtype of its first result and the dtype that it is held in.
 - `Census`: not an input of the op: counts what the caller should be told, such as integer overflow.
@@ -28,6 +28,8 @@ Tensors = list[Tensor]
 Ints = tuple[int, ...]
 Bools = tuple[bool, ...]
 Strs = tuple[str, ...]
+Dims = tuple[int | None, ...]
+Labels = tuple[int | str, ...]
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ INJECTED = {Out: "out", Census: "census"}
 
 
 def _flat(value: Any) -> list[Any]:
+    """The elements of an array, a tensor, or a tuple of such; a plain value is its own element."""
+    if isinstance(value, tuple):
+        return [element for part in value for element in _flat(part)]
     return value.reshape(-1).tolist() if hasattr(value, "reshape") else [value]
 
 
@@ -69,6 +74,8 @@ AS_PARAMETER: Mapping[Any, Callable[[Any], Any]] = {
     Ints: lambda value: tuple(int(v) for v in _flat(value)),
     Bools: lambda value: tuple(bool(v) for v in _flat(value)),
     Strs: lambda value: tuple(str(v) for v in _flat(value)),
+    Dims: lambda value: tuple(None if isinstance(v, str) or v < 0 else int(v) for v in _flat(value)),
+    Labels: lambda value: tuple(v if isinstance(v, str) else int(v) for v in _flat(value)),
 }
 """Annotation → the plain Python value of an array, a tensor or a string."""
 

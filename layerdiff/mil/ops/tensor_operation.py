@@ -62,6 +62,89 @@ def identity(*, x: Tensor) -> Tensor:
     return x
 
 
+def non_maximum_suppression(
+    *,
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    max_boxes: int,
+    per_class_suppression: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes by descending score without those that overlap a better one by more than `iou_threshold` (iOS17).
+
+    The score of a box is the best of its classes, and its class is the first that has it. Equal scores keep
+    their order.
+
+    Args:
+        boxes: float*[n, 4, B]; centre x, centre y, width, height.
+        scores: float*[n, K, B].
+        iou_threshold: the largest intersection over union that two boxes of the result may have.
+        max_boxes: M; what is missing is filled up with boxes and scores of 0 and indices of -1.
+        per_class_suppression: a box overlaps boxes of its own class only.
+
+    Returns:
+        float*[n, 4, M] boxes, float*[n, K, M] scores, and int32[n, M] indices.
+    """
+    kept_boxes, kept_scores, indices, _ = non_maximum_suppression_ios15(
+        boxes=boxes.mT,
+        scores=scores.mT,
+        iou_threshold=iou_threshold,
+        score_threshold=-math.inf,
+        max_boxes=max_boxes,
+        per_class_suppression=per_class_suppression,
+    )
+    return kept_boxes.mT, kept_scores.mT, indices
+
+
+def non_maximum_suppression_ios15(
+    *,
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    score_threshold: float,
+    max_boxes: int,
+    per_class_suppression: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same for float*[n, B, 4] and float*[n, B, K], without boxes whose score is below a threshold (iOS15).
+
+    If all scores are below it the best box remains, as coremltools' tests record of Core ML.
+
+    Returns:
+        float*[n, M, 4] boxes, float*[n, M, K] scores, int32[n, M] indices, and int32[n] numbers of boxes.
+    """
+    batch = scores.shape[0]
+    kept_boxes, kept_scores = boxes.new_zeros(batch, max_boxes, 4), scores.new_zeros(batch, max_boxes, scores.shape[2])
+    indices, counts = torch.full((batch, max_boxes), -1, dtype=torch.int32), torch.zeros(batch, dtype=torch.int32)
+    for i in range(batch):
+        best, classes = scores[i].max(-1)
+        order = torch.argsort(best, descending=True, stable=True)
+        above = order[best[order] >= score_threshold]
+        rivals = classes if per_class_suppression else torch.zeros_like(classes)
+        kept = _suppressed(boxes[i], above if len(above) else order[:1], rivals, iou_threshold, max_boxes)
+        kept_boxes[i, : len(kept)], kept_scores[i, : len(kept)] = boxes[i, kept], scores[i, kept]
+        indices[i, : len(kept)], counts[i] = kept, len(kept)
+    return kept_boxes, kept_scores, indices, counts
+
+
+def _suppressed(boxes: Tensor, order: Tensor, classes: Tensor, iou_threshold: float, max_boxes: int) -> Tensor:
+    """Of the boxes in `order`, those that overlap no earlier one of their class by more than the threshold."""
+    kept: list[Tensor] = []
+    while len(order) and len(kept) < max_boxes:
+        first, order = order[0], order[1:]
+        kept.append(first)
+        overlaps = _intersection_over_union(boxes[first], boxes[order]) > iou_threshold
+        order = order[~(overlaps & (classes[order] == classes[first]))]
+    return torch.stack(kept) if kept else order[:0]
+
+
+def _intersection_over_union(box: Tensor, boxes: Tensor) -> Tensor:
+    """Of one box with each of others, given by centre and size; NaN, which overlaps nothing, for two empty ones."""
+    low = torch.maximum(box[:2] - box[2:] / 2, boxes[:, :2] - boxes[:, 2:] / 2)
+    high = torch.minimum(box[:2] + box[2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2)
+    intersection = (high - low).clamp(min=0).prod(-1)
+    return intersection / (box[2:].prod() + boxes[:, 2:].prod(-1) - intersection)
+
+
 def non_zero(*, x: Tensor) -> Tensor:
     """int32[N, rank]: the positions of the elements that are not 0."""
     return torch.nonzero(x)
@@ -106,8 +189,14 @@ def _mirrored(size: int, before: int, after: int, mode: str) -> Tensor:
 
 
 def range_1d(*, start: Tensor, end: Tensor, step: Tensor, out: Out) -> Tensor:
-    """start, start + step, … up to but without end."""
-    return torch.arange(start.item(), end.item(), step.item(), dtype=out.held)
+    """start, start + step, … up to but without end.
+
+    Their number is counted in the declared dtype, as converters count it: 0.6 / 0.2 is 3 in float32.
+    """
+    first, last, increment = (v.reshape(()).to(getattr(torch, out.dtype)) for v in (start, end, step))
+    rounding = None if increment.is_floating_point() else "floor"
+    count = max(0, math.ceil(-torch.div(first - last, increment, rounding_mode=rounding).item()))
+    return (start.item() + step.item() * torch.arange(count, dtype=torch.float64)).to(out.held)
 
 
 def shape(*, x: Tensor) -> Tensor:

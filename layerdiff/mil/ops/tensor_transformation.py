@@ -81,6 +81,8 @@ def reshape_ios15(*, x: Tensor, shape: Ints) -> Tensor:
     """iOS15: a 0 takes over the length at the same position, which needs equal ranks."""
     if 0 in shape and x.numel() and len(shape) != x.dim():
         raise ValueError(f"a shape with zeros needs {x.dim()} entries, got {len(shape)}")
+    if len(shape) != x.dim():
+        return x.reshape(shape)
     return x.reshape([size or x.shape[axis] for axis, size in enumerate(shape)])
 
 
@@ -100,13 +102,12 @@ def reverse(*, x: Tensor, axes: Ints | None = None) -> Tensor:
 def reverse_sequence(*, x: Tensor, lengths: Ints, seq_axis: int = 0, batch_axis: int = 0) -> Tensor:
     """Reverses the first `lengths[i]` elements along `seq_axis` of the i-th slice along `batch_axis`."""
     seq, batch = seq_axis % x.dim(), batch_axis % x.dim()
-    rows = []
-    for row, length in zip(x.unbind(batch), lengths, strict=True):
-        axis = seq - (seq > batch)
-        rows.append(
-            torch.cat([row.narrow(axis, 0, length).flip(axis), row.narrow(axis, length, x.shape[seq] - length)], axis)
-        )
-    return torch.stack(rows, batch)
+    if any(not 0 <= length <= x.shape[seq] for length in lengths):
+        raise ValueError(f"lengths {lengths} leave an axis of length {x.shape[seq]}")
+    place, end = torch.arange(x.shape[seq]), torch.tensor(lengths, dtype=torch.int64).reshape(-1, 1)
+    index = torch.where(place < end, end - 1 - place, place)  # [batch, sequence]
+    shape = [x.shape[axis] if axis in (seq, batch) else 1 for axis in range(x.dim())]
+    return torch.take_along_dim(x, (index if batch < seq else index.T).reshape(shape), seq)
 
 
 def slice_by_index(
@@ -120,40 +121,43 @@ def slice_by_index(
     squeeze_mask: Bools | None = None,
 ) -> Tensor:
     """numpy slicing: `x[begin:end:stride]` per axis; masks drop a bound, or take one element and the axis."""
-    for axis in range(x.dim()):
-        x = _sliced(x, axis, _slice(axis, begin, end, stride, begin_mask, end_mask, squeeze_mask))
+    masks = (begin_mask, end_mask, squeeze_mask)
+    for axis, size in enumerate(x.shape):
+        x = _taken(x, axis, _places(axis, size, begin, end, stride, *masks))
     return x.squeeze([i for i, m in enumerate(squeeze_mask) if m]) if squeeze_mask and any(squeeze_mask) else x
 
 
-def _slice(
+def _places(
     axis: int,
+    size: int,
     begin: Ints,
     end: Ints,
     stride: Ints | None,
     begin_mask: Bools | None,
     end_mask: Bools | None,
     squeeze_mask: Bools | None,
-) -> slice:
+) -> range:
+    """The positions that a slice takes along an axis of length `size`."""
     first = None if begin_mask and begin_mask[axis] else begin[axis]
     if squeeze_mask and squeeze_mask[axis]:
         first = first or 0
-        return slice(first, first + 1 if first != -1 else None, 1)
+        if not -size <= first < size:
+            raise IndexError(f"index {first} leaves axis {axis} of length {size}")
+        return range(first % size, first % size + 1)
     last = None if end_mask and end_mask[axis] else end[axis]
-    return slice(first, last, stride[axis] if stride else 1)
+    return range(*slice(first, last, stride[axis] if stride else 1).indices(size))
 
 
-def _sliced(x: Tensor, axis: int, part: slice) -> Tensor:
-    first, last, step = part.indices(x.shape[axis])
-    count = len(range(first, last, step))
-    if count == x.shape[axis] and step == 1:
+def _taken(x: Tensor, axis: int, places: range) -> Tensor:
+    if places == range(x.shape[axis]):
         return x
-    if step == 1:
-        return x.narrow(axis, min(first, x.shape[axis]), count)
-    return x.index_select(axis, torch.arange(first, first + count * step, step)[:count])
+    if places.step == 1 or not places:
+        return x.narrow(axis, places.start if places else 0, len(places))
+    return x.index_select(axis, torch.arange(len(places)) * places.step + places.start)
 
 
 def slice_by_size(*, x: Tensor, begin: Ints, size: Ints) -> Tensor:
-    """`size[i]` elements from `begin[i]` along axis i; -1 takes the rest."""
+    """`size[i]` elements from `begin[i]`, which may count from the end, along axis i; -1 takes the rest."""
     for axis, (first, length) in enumerate(zip(begin, size, strict=True)):
         first = first + x.shape[axis] if first < 0 else first
         x = x.narrow(axis, first, x.shape[axis] - first if length == -1 else length)
@@ -172,10 +176,13 @@ def slice_update(
     squeeze_mask: Bools | None = None,
 ) -> Tensor:
     """`x` with `update` written where `slice_by_index` would read."""
-    places = torch.arange(x.numel()).reshape(x.shape)
-    masks = {"begin_mask": begin_mask, "end_mask": end_mask, "squeeze_mask": squeeze_mask}
-    chosen = slice_by_index(x=places, begin=begin, end=end, stride=stride, **masks)
-    return x.flatten().scatter(0, chosen.flatten(), update.expand(chosen.shape).flatten()).reshape(x.shape)
+    masks = (begin_mask, end_mask, squeeze_mask)
+    places = [_places(axis, size, begin, end, stride, *masks) for axis, size in enumerate(x.shape)]
+    update = update.reshape([len(taken) for taken in places]).flip([i for i, p in enumerate(places) if p.step < 0])
+    ascending = [taken if taken.step > 0 else taken[::-1] for taken in places]  # torch has no negative steps
+    result = x.clone()
+    result[tuple(slice(max(p.start, 0), max(p.stop, 0), p.step) for p in ascending)] = update
+    return result
 
 
 def sliding_windows(*, x: Tensor, axis: int, size: int, stride: int = 1) -> Tensor:

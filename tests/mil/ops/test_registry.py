@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+from pathlib import Path
+from types import ModuleType
+
 import pytest
 import torch
 
 from layerdiff.errors import UnsupportedOpError
 from layerdiff.mil import ops
+from layerdiff.mil.ops.control_flow import TensorList
 from layerdiff.mil.ops.signature import AS_PARAMETER, INJECTED, Bools, Census, Ints, Strs, Tensors
+from layerdiff.mil.writer import STATEMENTS
 
-KNOWN = {torch.Tensor, Tensors, *AS_PARAMETER, *INJECTED}
+KNOWN = {torch.Tensor, Tensors, TensorList, *AS_PARAMETER, *INJECTED}
+OPSETS = ("CoreML5", "CoreML6", "CoreML7", "CoreML8", "CoreML9")
 
 
 @pytest.mark.parametrize("op_type", ops.KERNELS)
@@ -24,10 +32,51 @@ def test_the_inputs_are_those_of_coremltools():
 
     with quiet.third_party():
         from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
-    definitions = SSAOpRegistry.core_ops
     for op_type in ops.KERNELS:
-        defined = {n for cls in definitions[op_type].values() for n in cls.input_spec.input_types}
-        assert set(ops.kernel_of(op_type, "CoreML8").inputs) == defined, op_type
+        defined = {n for cls in SSAOpRegistry.core_ops[op_type].values() for n in cls.input_spec.input_types}
+        assert {n for opset in OPSETS for n in ops.kernel_of(op_type, opset).inputs} == defined, op_type
+
+
+def test_every_op_of_coremltools_is_executed():
+    from layerdiff import quiet
+
+    with quiet.third_party():
+        from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
+    internal = {"_const_symbolic"}  # holds a shape while a program is built
+    stored = set(SSAOpRegistry.core_ops) | {"write_state"}  # what coreml_update_state of another dialect becomes
+    assert {*ops.KERNELS, *STATEMENTS, "const"} == stored - internal
+
+
+FAMILIES = {name: module for name, module in vars(ops).items() if isinstance(module, ModuleType)}
+
+
+def named_in(source: Path) -> set[str]:
+    """What a test file names: its strings, the attributes of a family (`conv.conv`), and what it imports from one."""
+    names = set()
+    for node in ast.walk(ast.parse(source.read_text("utf-8"))):
+        match node:
+            case ast.Constant(value=str(text)):
+                names.add(text)
+            case ast.Attribute(value=ast.Name(id=family), attr=name) if family in FAMILIES:
+                names.add(name.removesuffix("_"))
+            case ast.ImportFrom(module=str(module), names=imported) if module.startswith(ops.__name__):
+                names |= {alias.name for alias in imported}
+    return names
+
+
+def test_every_op_has_a_test_in_the_file_of_its_family():
+    """Against a formula or a loop of its own; what coremltools itself evaluates is compared elsewhere."""
+    untested = set(ops.KERNELS)
+    for family, module in FAMILIES.items():
+        kernels = {id(value) for value in vars(module).values() if inspect.isfunction(value)}
+        tested = set().union(*(named_in(path) for path in Path(__file__).parent.glob(f"test_{family}*.py")))
+        untested -= {op for op in tested & set(ops.KERNELS) if id(ops.KERNELS[op]) in kernels}
+    assert not untested
+
+
+def test_every_kernel_belongs_to_a_family():
+    functions = {id(value) for module in FAMILIES.values() for value in vars(module).values()}
+    assert not [op for op, function in ops.KERNELS.items() if id(function) not in functions]
 
 
 def test_the_lists_name_ops_that_exist():
