@@ -22,8 +22,8 @@ from benchmarks.memory import own_peak_bytes
 from benchmarks.networks import MEL_FRAMES
 from layerdiff.mil.ops.signature import Census
 
-LIVE_SETS = 1.5
-"""How many times the largest live set may be taken on top of the weights."""
+LIVE_SETS = {"predict": 1.5, "trace": 2.0}
+"""How many times the largest live set may be taken on top of the weights; a trace also holds the caller's copy."""
 PRECISIONS = ("float32", "float16")
 
 
@@ -34,13 +34,13 @@ def run() -> list[Measurement]:
         return [
             line(what, precision, json.loads(child(what, packages[precision])))
             for precision in PRECISIONS
-            for what in ("predict", "trace")
+            for what in LIVE_SETS
         ]
 
 
 def line(what: str, precision: str, measured: dict[str, int]) -> Measurement:
     """One peak with its limit."""
-    limit = measured["weights"] + LIVE_SETS * measured["live"]
+    limit = measured["weights"] + LIVE_SETS[what] * measured["live"]
     peak = measured["peak"] - measured["imported"]
     return Measurement(
         "encoder",
@@ -49,7 +49,7 @@ def line(what: str, precision: str, measured: dict[str, int]) -> Measurement:
         "bytes",
         against=f"weights of {measured['weights'] / 2**20:.0f} MiB + live set of {measured['live'] / 2**20:.0f} MiB",
         ratio=peak / (measured["weights"] + measured["live"]),
-        target=f"≤ weights + {LIVE_SETS} live sets",
+        target=f"≤ weights + {LIVE_SETS[what]} live",
         ok=peak <= limit,
     )
 

@@ -32,6 +32,9 @@ from layerdiff.mil.program import Constant
 
 Array = NDArray[Any]
 
+CHUNK = 2**18
+"""How many elements are rounded at a time: a copy of so many stays in the cache, and costs no memory to speak of."""
+
 POLICIES = ("declared", "float32", "float64", "float16_unbounded")
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -117,7 +120,11 @@ class Precision:
 
 def round_float16(x: Tensor) -> Tensor:
     """Rounds float32 to the nearest float16 value, in place; beyond 65504 that is infinity."""
-    return x.copy_(x.half())
+    if x.numel() <= CHUNK or not x.is_contiguous():
+        return x.copy_(x.half())
+    for part in x.view(-1).split(CHUNK):
+        part.copy_(part.half())
+    return x
 
 
 def round_bfloat16(x: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from layerdiff.binding.model_mil import hexadecimal
 from layerdiff.errors import UnsupportedOpError
 from layerdiff.mil import text
-from tests.mil.mlmodelc import hexadecimal
 
 
 def constant(value):

@@ -120,3 +120,14 @@ def test_only_what_is_owned_and_needs_no_conversion_is_given_without_a_copy():
         assert array.dtype == dtype
         assert array.flags.c_contiguous
         np.testing.assert_array_equal(array, value.numpy())
+
+
+@pytest.mark.parametrize("shape", [(3, 200_001), (2, 3, 100_001)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_large_tensors_are_rounded_in_pieces(shape, transposed):
+    values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    tensor = torch.from_numpy(values.copy())
+    tensor = tensor.transpose(0, 1) if transposed else tensor
+    assert round_float16(tensor) is tensor
+    expected = values.astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(tensor.numpy(), expected.swapaxes(0, 1) if transposed else expected)
