@@ -108,6 +108,9 @@ def wrap_integer(x: Tensor, out: Out, census: Census) -> Tensor:
     if x.dtype is torch.bool or (x.dtype is out.held and x.dtype in NATIVE):
         return x.to(out.held)
     low, high = INTEGER_RANGE[out.dtype]
+    smallest, largest = (v.item() for v in torch.aminmax(x)) if x.numel() else (low, high)
+    if low <= smallest and largest <= high:  # not so if one is NaN
+        return x.to(out.held)
     wide = x.to(torch.int64)
     outside = (wide < low) | (wide > high)
     if x.is_floating_point():

@@ -18,6 +18,8 @@ SCATTER_REDUCE = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 def gather(*, x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
     """`x[..., indices, ...]` along `axis`, separately for each of the leading `batch_dims` axes."""
     axis %= x.dim()
+    if indices.dim() == batch_dims == 0:  # what reading one length of a shape is
+        return x.select(axis, _checked(int(indices), int(indices), x.shape[axis], validate=validate_indices))
     indices = positions(indices, x.shape[axis], validate=validate_indices)
     shape = (*x.shape[:axis], *indices.shape[batch_dims:], *x.shape[axis + 1 :])
     if batch_dims == 0:
@@ -104,9 +106,15 @@ def positions(indices: Tensor, size: int, *, validate: bool) -> Tensor:
     if not indices.numel():
         return indices
     low, high = (int(v) for v in torch.aminmax(indices))
+    low = _checked(low, high, size, validate=validate)
+    return torch.where(indices < 0, indices + size, indices) if low < 0 else indices
+
+
+def _checked(low: int, high: int, size: int, *, validate: bool) -> int:
+    """`low`, if indices from `low` to `high` are inside of an axis."""
     if low < (0 if validate else -size) or high >= size:
         raise IndexError(f"indices from {low} to {high} leave an axis of length {size}")
-    return torch.where(indices < 0, indices + size, indices) if low < 0 else indices
+    return low
 
 
 def _inside(indices: Tensor, size: int, validate: bool | None) -> Tensor:

@@ -221,8 +221,10 @@ def stack(*, values: Tensors, axis: int) -> Tensor:
 
 
 def tile(*, x: Tensor, reps: Ints) -> Tensor:
-    """`x` repeated `reps[i]` times along axis i."""
-    return x.repeat(reps)
+    """`x` repeated `reps[i]` times along axis i; an axis of length 1 is stretched without a copy."""
+    stretched = x.expand([rep if length == 1 else length for length, rep in zip(x.shape, reps, strict=True)])
+    rest = [1 if length == 1 else rep for length, rep in zip(x.shape, reps, strict=True)]
+    return stretched.repeat(rest) if any(rep != 1 for rep in rest) else stretched
 
 
 def topk(
