@@ -10,7 +10,6 @@ import os
 import platform
 import sys
 import types
-import unittest.mock
 from typing import Any
 
 ENVIRONMENT = {
@@ -59,4 +58,3 @@ def _stand_in_for_absent_packages() -> None:
     for name in FOR_FEW_TESTS:
         if importlib.util.find_spec(name) is None:
             sys.modules[name] = Absent(name)
-    sys.modules.setdefault("mock", unittest.mock)  # the package is a copy of the module
