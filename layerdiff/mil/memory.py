@@ -7,6 +7,7 @@ end the process when it is used.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cache
 from math import prod
 
@@ -25,6 +26,17 @@ def machine_bytes() -> int:
         return 2**40
 
 
+def require_elements(shape: Sequence[int], dtype: torch.dtype) -> None:
+    """Raises MemoryError if a tensor whose shape an op was given is larger than the memory of the machine."""
+    size = prod(max(0, length) for length in shape) * dtype.itemsize
+    if size > machine_bytes():
+        raise MemoryError(f"a tensor of {_of(size)} was asked for, the machine has {_of(machine_bytes())}")
+
+
+def _of(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
 def require_room(name: str, type_: TensorType, held: torch.dtype, *, where: str) -> None:
     """Raises EngineError if a tensor of a known shape is larger than the memory of the machine."""
     if type_.shape is None or None in type_.shape:
@@ -34,5 +46,5 @@ def require_room(name: str, type_: TensorType, held: torch.dtype, *, where: str)
         raise EngineError(
             f"the tensor '{name}' does not fit into memory.",
             where=where,
-            detail=f"{type_} takes {size / 2**30:.1f} GiB, the machine has {machine_bytes() / 2**30:.1f} GiB",
+            detail=f"{type_} takes {_of(size)}, the machine has {_of(machine_bytes())}",
         )

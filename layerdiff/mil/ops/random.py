@@ -8,11 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from layerdiff.mil.memory import require_elements
 from layerdiff.mil.ops.signature import Ints, Out
 
 
 def random_bernoulli(*, shape: Ints, out: Out, prob: float = 0.5, seed: int = -1) -> Tensor:
     """1 with probability `prob`, else 0."""
+    require_elements(shape, torch.float32)
     return (torch.rand(shape, generator=_generator(seed)) < prob).to(out.held)
 
 
@@ -29,11 +31,13 @@ def random_categorical(*, x: Tensor, out: Out, mode: str = "logits", size: int =
 
 def random_normal(*, shape: Ints, out: Out, mean: float = 0.0, stddev: float = 1.0, seed: int = -1) -> Tensor:
     """Normal distribution."""
+    require_elements(shape, out.held)
     return torch.randn(shape, generator=_generator(seed)).to(out.held) * stddev + mean
 
 
 def random_uniform(*, shape: Ints, out: Out, low: float = 0.0, high: float = 1.0, seed: int = -1) -> Tensor:
     """Uniform distribution over [low, high), also after rounding to the declared dtype."""
+    require_elements(shape, out.held)
     values = torch.rand(shape, generator=_generator(seed)).to(out.held) * (high - low) + low
     ends = torch.tensor([high, low], dtype=getattr(torch, out.dtype))
     return values.clamp_(max=torch.nextafter(*ends).item())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from layerdiff.mil.memory import require_elements
 from layerdiff.mil.ops.signature import Ints, Out, Tensors
 
 
@@ -43,6 +44,7 @@ def cumsum(*, x: Tensor, axis: int = 0, exclusive: bool = False, reverse: bool =
 
 def fill(*, shape: Ints, out: Out, value: Tensor | None = None) -> Tensor:
     """A tensor of one value."""
+    require_elements(shape, out.held)
     return torch.full(shape, 0 if value is None else value.item(), dtype=out.held)
 
 
@@ -160,6 +162,7 @@ def one_hot(
     off_value: Tensor | None = None,
 ) -> Tensor:
     """`on_value` where the position along the new `axis` equals the index, `off_value` elsewhere."""
+    require_elements((one_hot_vector_size, *indices.shape), out.held)
     axis = axis + indices.dim() + 1 if axis < 0 else axis
     places = torch.arange(one_hot_vector_size).reshape(-1, *[1] * (indices.dim() - axis))
     on = torch.ones((), dtype=out.held) if on_value is None else on_value.reshape(())
@@ -170,6 +173,7 @@ def one_hot(
 def pad(*, x: Tensor, pad: Ints, mode: str = "constant", constant_val: float = 0.0) -> Tensor:
     """Adds elements around the last axes: `pad` holds (before, after) per axis, the last axis last."""
     pairs = list(zip(pad[0::2], pad[1::2], strict=True))
+    require_elements([n + sum(p) for n, p in zip(x.shape[x.dim() - len(pairs) :], pairs, strict=True)], x.dtype)
     if mode == "constant":
         return functional.pad(x, [n for pair in reversed(pairs) for n in pair], value=constant_val)
     for axis, (before, after) in enumerate(pairs, start=x.dim() - len(pairs)):
@@ -196,6 +200,7 @@ def range_1d(*, start: Tensor, end: Tensor, step: Tensor, out: Out) -> Tensor:
     first, last, increment = (v.reshape(()).to(getattr(torch, out.dtype)) for v in (start, end, step))
     rounding = None if increment.is_floating_point() else "floor"
     count = max(0, math.ceil(-torch.div(first - last, increment, rounding_mode=rounding).item()))
+    require_elements((count,), torch.float64)
     return (start.item() + step.item() * torch.arange(count, dtype=torch.float64)).to(out.held)
 
 
@@ -223,6 +228,7 @@ def stack(*, values: Tensors, axis: int) -> Tensor:
 def tile(*, x: Tensor, reps: Ints) -> Tensor:
     """`x` repeated `reps[i]` times along axis i; an axis of length 1 is stretched without a copy."""
     stretched = x.expand([rep if length == 1 else length for length, rep in zip(x.shape, reps, strict=True)])
+    require_elements([length * rep for length, rep in zip(x.shape, reps, strict=True)], x.dtype)
     rest = [1 if length == 1 else rep for length, rep in zip(x.shape, reps, strict=True)]
     return stretched.repeat(rest) if any(rep != 1 for rep in rest) else stretched
 
