@@ -20,15 +20,17 @@ KINDS: dict[str, frozenset[str]] = {
     "package": frozenset({UNCONVERTED, UNCOLLECTED}),
     "random": frozenset({FAILED}),
     "test": frozenset({FAILED, UNCONVERTED}),
+    "strict": frozenset({FAILED}),
     "core ml": frozenset({XPASSED}),
     "apple": frozenset({FAILED, UNCONVERTED}),
 }
 """Kind → the outcomes that it may excuse.
 
 conversion: torch or coremltools fails before anything is predicted. package: a package that is not installed. random:
-what is expected depends on random numbers that Core ML does not specify. test: the test is shown to be wrong. core ml:
-the test expects a bug of Core ML that the engine does not have. apple: it asks for something else than a prediction,
-or for a restriction, that only Apple's hardware or software has.
+what is expected depends on random numbers that Core ML does not specify. test: the test is shown to be wrong. strict:
+it passes within coremltools' own tolerance, which is wider than that of a strict run. core ml: the test expects a bug
+of Core ML that the engine does not have. apple: it asks for something else than a prediction, or for a restriction,
+that only Apple's hardware or software has.
 """
 
 

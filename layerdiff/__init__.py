@@ -1,4 +1,4 @@
-"""Compares a PyTorch or NeMo model with its Core ML conversion, tensor by tensor, on any machine.
+"""Compares a NeMo speech model with its Core ML conversion, tensor by tensor, on any machine.
 
 The names of the public interface are imported when they are first used, so that `import layerdiff` costs
 nothing:
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from layerdiff.binding import enable_predict
-    from layerdiff.errors import LayerdiffError
+    from layerdiff.errors import EngineError, FeedError, LayerdiffError, PackageError, UnsupportedOpError
     from layerdiff.mil import Model, load
     from layerdiff.records import CandidateResult, Coverage, DurationAnalysis, Finding, Report, StageResult
 
@@ -30,7 +30,11 @@ _HOMES = {
     "Finding": "layerdiff.records",
     "Report": "layerdiff.records",
     "StageResult": "layerdiff.records",
+    "EngineError": "layerdiff.errors",
+    "FeedError": "layerdiff.errors",
     "LayerdiffError": "layerdiff.errors",
+    "PackageError": "layerdiff.errors",
+    "UnsupportedOpError": "layerdiff.errors",
 }
 """Public name → the module that holds it."""
 
@@ -38,11 +42,15 @@ __all__ = [
     "CandidateResult",
     "Coverage",
     "DurationAnalysis",
+    "EngineError",
+    "FeedError",
     "Finding",
     "LayerdiffError",
     "Model",
+    "PackageError",
     "Report",
     "StageResult",
+    "UnsupportedOpError",
     "__version__",
     "enable_predict",
     "load",

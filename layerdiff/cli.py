@@ -32,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    help="Compares a PyTorch or NeMo model with its Core ML conversion, tensor by tensor, on any machine.",
+    help="Compares a NeMo speech model with its Core ML conversion, tensor by tensor, on any machine.",
     epilog="Exit codes: 0 pass, 1 a stage fails, 2 refused, 3 something could not be compared, 130 interrupted.",
 )
 

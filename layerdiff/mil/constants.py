@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -21,6 +22,8 @@ from layerdiff.mil.weights import bits_per_value
 
 Array = NDArray[Any]
 
+Rounding = Callable[[Tensor], Tensor] | None
+
 BUDGET_BYTES = 4 * 2**30
 """How many bytes of decoded constants are kept, unless the caller says otherwise."""
 
@@ -34,7 +37,7 @@ class Constants:
 
     budget_bytes: int = BUDGET_BYTES
     used_bytes: int = 0
-    kept: dict[tuple[Constant, torch.dtype, int | None], Tensor] = field(default_factory=dict)
+    kept: dict[tuple[Constant, torch.dtype, int | None, Rounding], Tensor] = field(default_factory=dict)
 
     def tensor(self, constant: Constant, precision: Precision) -> Tensor:
         """The constant as the engine computes with it; kept if there is room."""
@@ -53,9 +56,11 @@ class Constants:
             return True
         return self.used_bytes + self._cost(constant, precision) <= self.budget_bytes
 
-    def _key(self, constant: Constant, precision: Precision) -> tuple[Constant, torch.dtype, int | None]:
-        seed = precision.dither_seed if precision.dithers(constant) else None
-        return constant, precision.held(constant.type.dtype), seed
+    def _key(self, constant: Constant, precision: Precision) -> tuple[Constant, torch.dtype, int | None, Rounding]:
+        # What a compressed constant is made of may be shifted, though the constant itself is not.
+        shifted = precision.dithers(constant) or constant.decompressed_by is not None
+        seed = precision.dither_seed if shifted else None
+        return constant, precision.held(constant.type.dtype), seed, _rounding(constant, precision)
 
     def _cost(self, constant: Constant, precision: Precision) -> int:
         held = precision.held(constant.type.dtype)
@@ -97,8 +102,16 @@ def _decompressed(constant: Constant, precision: Precision) -> Tensor:
             given[name] = _given(op.inputs[name], parameter, precision)
     result = kernel.function(**given)
     tensor: Tensor = (result[constant.result] if isinstance(result, tuple) else result).to(held)
-    rounding = None if kernel.exact else precision.rounding(dtype)
+    rounding = _rounding(constant, precision)
     return tensor if rounding is None else rounding(tensor)
+
+
+def _rounding(constant: Constant, precision: Precision) -> Rounding:
+    """How the values of a compressed constant are rounded after they are computed."""
+    op = constant.decompressed_by
+    if op is None or kernel_of(op.type, constant.opset).exact:
+        return None
+    return precision.rounding(constant.type.dtype)
 
 
 def _given(bound: tuple[Any, ...], parameter: Parameter, precision: Precision) -> Any:

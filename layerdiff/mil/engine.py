@@ -34,6 +34,9 @@ KERNEL_ERRORS = (
 CUSTOM = "custom_layer"
 """Op type of everything that is implemented by a class of the app."""
 
+KEPT_FUNCTIONS = 64
+"""How many generated functions an engine keeps: each takes about 1 kB per op."""
+
 _serial = count()
 
 
@@ -79,12 +82,16 @@ class Engine:
     def compiled(
         self, fetch: Sequence[str], injected: Iterable[str] = (), *, traced: bool = False, update_states: bool = False
     ) -> Compiled:
-        """The function for a request; generated at the first one of its kind."""
+        """The function for a request; generated at the first one of its kind, and kept while it is among the latest."""
         key = (tuple(fetch), frozenset(injected), traced, update_states)
-        if key not in self._compiled:
+        found = self._compiled.pop(key, None)
+        if found is None:
             plan = self.graph.plan(key[0], sorted(key[1]), keep=not traced, update_states=update_states)
-            self._compiled[key] = self._compile(plan, traced=traced)
-        return self._compiled[key]
+            found = self._compile(plan, traced=traced)
+            if len(self._compiled) >= KEPT_FUNCTIONS:
+                self._compiled.pop(next(iter(self._compiled)), None)
+        self._compiled[key] = found
+        return found
 
     def _compile(self, plan: Plan, *, traced: bool) -> Compiled:
         for op in every_op(self.graph.function.block):
@@ -192,7 +199,7 @@ class Engine:
         return EngineError(
             f"the op '{op.type}' failed: {type(error).__name__}: {str(error).strip() or 'no message'}",
             where=self._place(op),
-            action="check that the shapes of the feed go together; the program was converted for the declared ones",
+            action="check that the shapes and values of the feed go together and are what the program expects",
         )
 
 

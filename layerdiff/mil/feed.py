@@ -18,15 +18,26 @@ from layerdiff.mil.features import TensorSpec
 from layerdiff.mil.images import is_image, pixels
 from layerdiff.mil.program import TensorType
 
-KINDS = {"f": "float", "i": "integer", "u": "integer", "b": "boolean"}
+KINDS = {"f": "a float", "i": "an integer", "u": "an integer", "b": "a boolean"}
 """numpy's kind characters, as far as models take them."""
 
 LARGEST_FILL_BYTES = 4 * 2**30
 """How large a tensor may be that is made here, for an input that is not given or for a state."""
 
 
+def require_mapping(given: Any, what: str, *, where: str) -> None:
+    """Raises FeedError unless it maps names to values."""
+    if not isinstance(given, Mapping):
+        raise FeedError(
+            f"{what} is a '{type(given).__name__}', not a mapping of names to values.",
+            where=where,
+            action='give a dictionary, as {"x": array}',
+        )
+
+
 def check_names(given: Iterable[str], known: Iterable[str], *, where: str) -> None:
-    """Raises FeedError if something is given that the model does not take."""
+    """Raises FeedError if something is given that the model does not take, or no mapping at all."""
+    require_mapping(given, "the feed", where=where)
     known = list(known)
     for name in given:
         if name not in known:
@@ -96,7 +107,9 @@ def _array(value: Any, spec: TensorSpec, where: str) -> NDArray[Any]:
     array = _as_array(spec.name, value, expected=spec, where=where)
     expected = KINDS[np.dtype(spec.dtype).kind]
     if KINDS.get(array.dtype.kind) != expected:
-        raise _refused(f"the input '{spec.name}' is not of a {expected} dtype.", spec, array, where)
+        raise _refused(
+            f"the input '{spec.name}' is not of {expected} dtype.", spec, array, where, f"give it as {spec.dtype}"
+        )
     return array
 
 
@@ -116,7 +129,9 @@ def _converted(array: NDArray[Any], spec: TensorSpec, where: str) -> NDArray[Any
     if array.dtype == target or np.can_cast(array.dtype, target):
         return array.astype(target, copy=False)
     if outside := _outside(array, target):
-        raise _refused(f"the input '{spec.name}' holds values that do not fit {target}: {outside}.", spec, array, where)
+        what = f"the input '{spec.name}' holds values that do not fit {target}: {outside}."
+        limits = np.finfo(target) if target.kind == "f" else np.iinfo(target)
+        raise _refused(what, spec, array, where, f"clip them to {limits.min} … {limits.max}")
     return array.astype(target)
 
 
@@ -129,10 +144,10 @@ def _outside(array: NDArray[Any], target: np.dtype[Any]) -> str:
     return f"{finite.min()} … {finite.max()}"
 
 
-def _refused(what: str, spec: TensorSpec, array: NDArray[Any], where: str) -> FeedError:
+def _refused(what: str, spec: TensorSpec, array: NDArray[Any], where: str, action: str = "") -> FeedError:
     allowed = f"; allowed shapes: {', '.join(map(str, map(list, spec.enumerated)))}" if spec.enumerated else ""
     detail = f"expected {spec}, got {array.dtype}{list(array.shape)}{allowed}\n{spec.misfit(array.shape)}"
-    return FeedError(what, where=where, detail=detail.rstrip())
+    return FeedError(what, where=where, detail=detail.rstrip(), action=action)
 
 
 def checked_injection(name: str, value: Any, type_: TensorType, *, where: str) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from layerdiff.mil.census import Anomaly, anomalies
 from layerdiff.mil.constants import BUDGET_BYTES, Constants
 from layerdiff.mil.engine import Engine, every_op
 from layerdiff.mil.features import TensorSpec
-from layerdiff.mil.feed import checked, checked_injection, checked_state, filled
+from layerdiff.mil.feed import checked, checked_injection, checked_state, filled, require_mapping
 from layerdiff.mil.images import picture
 from layerdiff.mil.ops import EXACT, KERNELS
 from layerdiff.mil.ops.control_flow import TensorList
@@ -117,6 +117,10 @@ class Model:
         """State name → what is kept from call to call."""
         for spec in (*self.inputs.values(), *self.states.values()):
             precision.held(spec.dtype)
+        self._given_inputs, self._given_states = (  # with the dtypes that callers give
+            {n: replace(s, dtype=precision.given(s.dtype)) for n, s in specs.items()}
+            for specs in (self.inputs, self.states)
+        )
 
     def __repr__(self) -> str:
         takes = ", ".join(f"{spec.name}: {spec}" for spec in self.inputs.values())
@@ -144,8 +148,7 @@ class Model:
 
         It belongs to the caller: `predict`, `run` and `trace` update the arrays in place.
         """
-        specs = {n: replace(s, dtype=self.precision.given(s.dtype)) for n, s in self.states.items()}
-        return {name: filled(spec, 0, where=self.graph.where) for name, spec in specs.items()}
+        return {name: filled(spec, 0, where=self.graph.where) for name, spec in self._given_states.items()}
 
     def predict(self, feed: Mapping[str, Any], state: Mapping[str, Array] | None = None) -> dict[str, Any]:
         """Every output, from every input.
@@ -187,16 +190,22 @@ class Model:
             FeedError: a name is unknown, an input is missing, or a value does not fit.
             EngineError: an op failed.
         """
-        inject = dict(inject or {})
+        if isinstance(fetch, str):
+            raise FeedError(f"'{fetch}' is one name, not a list of names.", action=f"write fetch=['{fetch}']")
+        fetch, inject = list(fetch), {} if inject is None else inject
+        require_mapping(inject, "what is injected", where=self.graph.where)
         compiled = self._engine.compiled(fetch, list(inject), update_states=state is not None)
         census, states = Census(), self._states(state, compiled.plan.states)
         feeds, injected = compiled.plan.feeds, compiled.plan.injected
+        before = dict(states)
         results = self._engine.run(
             compiled, self._tensors(feed, feeds), self._injected(inject, injected), states, census
         )
         self._last_census = census
-        self._keep(states, state)
-        return {name: self._value(results[name], self.graph.types[name], owned=self._is_new(name)) for name in fetch}
+        types, new = self.graph.types, {name for name in fetch if name not in inject and self._is_new(name)}
+        values = {name: self._value(results[name], types[name], owned=name in new) for name in fetch}
+        self._keep(before, states, state)
+        return values
 
     def trace(
         self, feed: Mapping[str, Any], *, state: Mapping[str, Array] | None = None, census: bool = False
@@ -217,19 +226,20 @@ class Model:
         """
         compiled = self._engine.compiled(list(self.graph.producers), traced=True, update_states=True)
         counted, states = Census(), self._states(state, compiled.plan.states)
+        before = dict(states)
         values = self._tensors(feed, list(self.inputs))
         first = [a for name, value in values.items() for a in anomalies(value, tensor=name, op="input") if census]
-        self._last_anomalies = {anomaly.kind: anomaly for anomaly in reversed(first)}
+        by_kind = self._last_anomalies = {anomaly.kind: anomaly for anomaly in reversed(first)}
         for name in set(values) - set(compiled.plan.feeds):
             del values[name]
         for op, output, value, operand in self._engine.trace(compiled, values, states, counted):
             found = anomalies(value, tensor=output.name, op=op.type, operand=operand) if census else ()
             for anomaly in found:
-                self._last_anomalies.setdefault(anomaly.kind, anomaly)
+                by_kind.setdefault(anomaly.kind, anomaly)
             yield TracedTensor(output.name, op.type, self._value(value, output.type), found)
             del value, operand
         self._last_census = counted
-        self._keep(states, state)
+        self._keep(before, states, state)
 
     def with_precision(self, precision: str, *, dither_seed: int | None = None) -> Model:
         """The same model under another policy; program, weights and decoded constants are shared."""
@@ -264,6 +274,10 @@ class Model:
             for output in op.outputs
         )
 
+    def feeds_of(self, fetch: Sequence[str], inject: Sequence[str] = ()) -> tuple[str, ...]:
+        """The inputs that a request reads."""
+        return self._engine.compiled(fetch, inject).plan.feeds
+
     def ancestors(self, name: str) -> frozenset[str]:
         """The tensors, inputs included, that a tensor is computed from.
 
@@ -297,8 +311,18 @@ class Model:
     def _value(self, value: Any, type_: TensorType, *, owned: bool = False) -> Any:
         """What a caller gets: an array; of a classifier's results a label or a dictionary."""
         if isinstance(value, TensorList):
-            value = value.stacked()
+            value = self._stacked(value)
         return array_of(value, type_.dtype, self.precision, owned=owned) if isinstance(value, Tensor) else value
+
+    def _stacked(self, value: TensorList) -> Tensor:
+        try:
+            return value.stacked()
+        except RuntimeError as error:
+            raise EngineError(
+                "a list holds tensors of different shapes, so no array shows it.",
+                where=self.graph.where,
+                detail=", ".join(str(list(e.shape)) for e in value.elements if e is not None),
+            ) from error
 
     def _is_new(self, name: str) -> bool:
         """Whether a tensor is in memory that its op allocated, so that no other result of a call can share it."""
@@ -315,26 +339,30 @@ class Model:
                 where=self.graph.where,
                 action="make one with make_state() and give it to each call as state=…",
             )
-        arrays = checked_state(state, self.states, where=self.graph.where)
-        return {n: tensor_of(arrays[n], self.states[n].dtype, self.precision).clone() for n in needed}
+        arrays = checked_state(state, self._given_states, where=self.graph.where)
+        return {n: tensor_of(arrays[n], self.states[n].dtype, self.precision) for n in needed}
 
-    def _keep(self, values: Mapping[str, Tensor], state: Mapping[str, Array] | None) -> None:
-        """Writes the values of the states into the caller's arrays: all of them, or none if one does not fit."""
+    def _keep(
+        self, before: Mapping[str, Tensor], after: Mapping[str, Tensor], state: Mapping[str, Array] | None
+    ) -> None:
+        """Writes the new values of states into the caller's arrays: all of them, or none if one does not fit."""
         if state is None:
             return
-        for name, value in values.items():
+        written = {name: value for name, value in after.items() if value is not before[name]}
+        for name, value in written.items():
             if tuple(value.shape) != state[name].shape:
                 raise EngineError(
                     f"the value written to the state '{name}' is of another shape.",
                     where=self.graph.where,
                     detail=f"expected {self.states[name]}, got {list(value.shape)}",
                 )
-        for name, value in values.items():
-            state[name][...] = array_of(value, self.states[name].dtype, self.precision)
+        # All are copied before one is written: the value of one state may be in the memory of another.
+        arrays = {n: array_of(value, self.states[n].dtype, self.precision) for n, value in written.items()}
+        for name, array in arrays.items():
+            state[name][...] = array
 
     def _tensors(self, feed: Mapping[str, Any], needed: Sequence[str]) -> dict[str, Any]:
-        specs = {n: replace(s, dtype=self.precision.given(s.dtype)) for n, s in self.inputs.items()}
-        arrays = checked(feed, specs, needed, where=self.graph.where)
+        arrays = checked(feed, self._given_inputs, needed, where=self.graph.where)
         return {name: tensor_of(array, self.inputs[name].dtype, self.precision) for name, array in arrays.items()}
 
     def _injected(self, inject: Mapping[str, Any], needed: Sequence[str]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def open_package(path: str | Path) -> Package | PipelinePackage:
     Raises:
         PackageError: it is missing, damaged, or no ML Program.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     spec_path = specification_path(path)
     spec = _read(spec_path, path)
     files = _WeightFiles(spec_path.parent, path if path.is_dir() else spec_path.parent)
@@ -192,7 +192,7 @@ def _read(spec_path: Path, path: Path) -> Any:
         raise PackageError(
             f"the specification of '{path.name}' cannot be read: it is truncated or not a Core ML model.",
             where=str(spec_path),
-            detail=f"{type(error).__name__}: {error}",
+            detail=f"expected an .mlpackage or .mlmodelc folder, or an .mlmodel file; {type(error).__name__}: {error}",
             action=COPY_AGAIN,
         ) from error
     return spec

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from layerdiff.errors import FeedError, PackageError, known_names
+from layerdiff.mil.census import Anomaly
 from layerdiff.mil.features import TensorSpec
 from layerdiff.mil.feed import KINDS, check_names, checked_state
 from layerdiff.mil.images import picture
@@ -167,6 +168,15 @@ class Pipeline:
             f"{m}/{n}": count for m, model in self.members.items() for n, count in model.last_integer_overflows.items()
         }
 
+    @property
+    def first_anomalies(self) -> dict[str, Anomaly]:
+        """Of the last trace with a census: kind → where it came first."""
+        found: dict[str, Anomaly] = {}
+        for member, model in self.members.items():
+            for kind, anomaly in model.first_anomalies.items():
+                found.setdefault(kind, replace(anomaly, tensor=f"{member}/{anomaly.tensor}"))
+        return found
+
     # -------------------------------------------------------------- features
 
     def _begun(self, feed: Mapping[str, Any], state: Mapping[str, Array] | None) -> dict[str, Any]:
@@ -226,7 +236,7 @@ class Pipeline:
             if not wanted[member]:
                 continue
             injected = [name for owner, name in given if owner == member]
-            for name in self.members[member].graph.plan(wanted[member], injected).feeds:
+            for name in self.members[member].feeds_of(wanted[member], injected):
                 if producer := self._producer(name, before=member):
                     wanted[producer].append(name)
         return {member: list(dict.fromkeys(names)) for member, names in wanted.items()}

@@ -105,7 +105,8 @@ class Graph:
             if read := [name for name in op.reads if name in last]:
                 sources[op] = tuple(source for name in read for source in last[name])
             for name in op.written_states:
-                last[name] = op.reads
+                kept = () if op.type == "write_state" else last.get(name, ())  # a block may not get to write
+                last[name] = (*kept, *op.reads)
         return sources
 
     @cached_property
@@ -133,8 +134,13 @@ class Graph:
             raise FeedError(
                 f"there is no tensor '{name}'.",
                 where=self.where,
-                detail=known_names("its tensors", name, [*self.function.block.outputs, *self.dynamic]),
+                detail=known_names("its tensors", str(name), self._listed),
             )
+
+    @cached_property
+    def _listed(self) -> tuple[str, ...]:
+        """Every tensor once, those first that a caller most likely means."""
+        return tuple(dict.fromkeys([*self.function.block.outputs, *self.inputs, *self.producers]))
 
     def plan(
         self, fetch: Sequence[str], injected: Iterable[str] = (), *, keep: bool = True, update_states: bool = False
@@ -148,7 +154,7 @@ class Graph:
             update_states: whether every write of a state is done, or only those that `fetch` depends on.
 
         Raises:
-            FeedError: there is no such tensor, or one to inject is a constant or a state.
+            FeedError: there is no such tensor, or one to inject is a constant, a state, a list or a label.
         """
         given = tuple(dict.fromkeys(injected))
         self.require([*fetch, *given])
@@ -156,6 +162,8 @@ class Graph:
             if name not in self.dynamic:
                 kind = "state" if name in self.states else "constant"
                 raise FeedError(f"'{name}' is a {kind}, so no value can be given for it.", where=self.where)
+            if self.types[name].kind != "tensor" or self.types[name].dtype == "str":
+                raise FeedError(f"'{name}' is no tensor of numbers, so no value can be given for it.", where=self.where)
         needed = set(fetch) | (set(self.states) if update_states else set())
         scheduled = _scheduled(self.function.block.ops, needed, given=set(given))
         used = tuple(name for name in given if name in needed)
@@ -261,15 +269,17 @@ def _check_blocks(op: Op, place: str) -> None:
     count = len(op.outputs)
     expected = [(0, count), (0, count)] if op.type == "cond" else [(count, 1), (count, count)]
     got = [(len(block.inputs), len(block.outputs)) for block in op.blocks]
-    initial = len(op.inputs.get("loop_vars", ())) if op.type == "while_loop" else count
-    if count and got == expected and initial == count:
+    loop = op.type == "while_loop"
+    initial = len(op.inputs.get("loop_vars" if loop else "pred", ()))
+    if (count or not loop) and got == expected and initial == (count if loop else 1):
         return
     blocks = ", ".join(f"{taken} → {returned}" for taken, returned in expected)
     given = ", ".join(f"{taken} → {returned}" for taken, returned in got) or "none"
     raise PackageError(
         f"the blocks of the op '{op.name}' do not go with its {count} results.",
         where=place,
-        detail=f"expected blocks that take and return {blocks} tensors and {count} initial values; got {given}",
+        detail=f"expected blocks that take and return {blocks} tensors, and {count if loop else 1} "
+        f"{'initial values' if loop else 'predicate'}; got {given}, and {initial}",
         action=DAMAGED,
     )
 

@@ -79,7 +79,8 @@ class Precision:
         if self.policy not in POLICIES:
             raise EngineError(
                 f"there is no precision policy '{self.policy}'.",
-                detail=known_names("known policies", self.policy, POLICIES),
+                detail=known_names("known policies", str(self.policy), POLICIES),
+                action="'declared' computes in the dtypes that the program has, float16 among them",
             )
 
     def held(self, dtype: str) -> torch.dtype:
@@ -159,7 +160,9 @@ def tensor_of(array: Array, dtype: str, precision: Precision) -> Tensor:
     source = np.ascontiguousarray(array).reshape(array.shape)
     if source.dtype in (np.uint16, np.uint32, np.uint64):
         source = source.astype(np.int64)
-    if not source.flags.writeable:
+    if source.dtype == np.longdouble or not source.dtype.isnative:  # torch knows neither
+        source = source.astype(np.float64 if source.dtype == np.longdouble else source.dtype.newbyteorder("="))
+    if not source.flags.writeable or min(source.strides, default=0) < 0:
         source = source.copy()
     given = torch.from_numpy(source)
     tensor = given.to(held)

@@ -7,7 +7,8 @@ written `float16[1, 188, ?]`, where `?` is a dimension known only at run time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Protocol
@@ -224,7 +225,7 @@ class _Parser:
     def __init__(self, files: WeightFiles, opset: str) -> None:
         self.files, self.opset = files, opset
 
-    def block(self, message: Any, around: Mapping[str, Constant]) -> Block:
+    def block(self, message: Any, around: MutableMapping[str, Constant]) -> Block:
         """A block, given the constants of the blocks around it."""
         constants: dict[str, Constant] = {}
         ops = []
@@ -235,12 +236,12 @@ class _Parser:
                 name = operation.outputs[0].name
                 constants[name] = self.constant(name, operation.attributes["val"])
             elif operation.type.startswith(CONSTEXPR):
-                constants |= decompressed(self.op(operation, {}), {**around, **constants}, self.opset)
+                constants |= decompressed(self.op(operation, {}), ChainMap(constants, around), self.opset)
             else:
-                ops.append(self.op(operation, {**around, **constants} if operation.blocks else {}))
+                ops.append(self.op(operation, ChainMap(constants, around)))
         return Block(_named(message.inputs), tuple(ops), tuple(message.outputs), constants)
 
-    def op(self, message: Any, around: Mapping[str, Constant]) -> Op:
+    def op(self, message: Any, around: MutableMapping[str, Constant]) -> Op:
         outputs = _named(message.outputs)
         attributes = {key: self.constant(key, value) for key, value in message.attributes.items()}
         name = attributes["name"].inline if "name" in attributes else outputs[0].name if outputs else message.type

@@ -54,6 +54,9 @@ BITS = {
 }
 """Width in bits of the dtypes that are read; numpy's own list grows by what else a process imports."""
 
+LFS_POINTER = b"version https://git-lfs"
+"""How the small file begins that stands for a large one in a clone without Git LFS."""
+
 RE_EXPORT = "convert the model again, or copy the package again as a whole folder"
 
 
@@ -95,6 +98,12 @@ class WeightFile:
                 where=str(path),
                 action=RE_EXPORT,
             ) from error
+        if self._map[: len(LFS_POINTER)] == LFS_POINTER:
+            raise PackageError(
+                f"the weight file '{path.name}' is a pointer of Git LFS, not the weights.",
+                where=str(path),
+                action="fetch the file itself: git lfs pull",
+            )
         self.count, version = struct.unpack_from("<II", self._map, 0)
         if version != VERSION:
             raise PackageError(

@@ -11,6 +11,7 @@
             if not less_0: break
             …
             i, y = add_1, mul_0
+            del add_1, mul_0
         else:
             endless()
         while_loop_0_0, while_loop_0_1 = i, y
@@ -44,8 +45,8 @@ from layerdiff.mil.program import Argument, Block, Constant, Named, Op
 LITERAL_LENGTH = 60
 """Parameters whose text is longer are bound to a name instead of being written out."""
 
-RESERVED = ("_", "__debug__")
-"""Identifiers that stand for no tensor: what is thrown away, and what Python does not let anyone assign to."""
+RESERVED = ("_", "__debug__", "__builtins__")
+"""Identifiers that stand for no tensor: what is thrown away, and what Python keeps for itself."""
 
 MAX_ITERATIONS = 10**7
 """A loop that has not ended after so many is taken for one that never will."""
@@ -83,7 +84,6 @@ class Writer:
         plan: what it runs.
         block: the outermost block.
         kernel: the kernel of an op.
-        failed: the error for an op whose parameters cannot be read.
         precision: decides how results are rounded.
         constants: where constants are decoded.
         traced: whether to write the generator.
@@ -146,8 +146,7 @@ class Writer:
             self._call_of(op, targets)
         if self.traced:
             self._yield(op, targets)
-        if step.releases:
-            self._emit(f"del {', '.join(self.local(name) for name in step.releases)}")
+        self._delete([self.local(name) for name in step.releases])
 
     def _call_of(self, op: Op, targets: list[str]) -> None:
         kernel = self.kernel(op)
@@ -173,8 +172,9 @@ class Writer:
         self._emit(f"if {self._tensor(step.op.inputs['pred'][0])}:", step.op)
         for plan in step.blocks:
             with self._indented():
-                results = self._block(plan, [])
-                self._emit(f"{', '.join(targets)} = {', '.join(results)}", step.op)
+                results, made = self._block(plan, [])
+                self._emit(f"{', '.join(targets)} = {', '.join(results)}" if targets else "pass", step.op)
+                self._delete(made)
             if plan is not step.blocks[-1]:
                 self._emit("else:")
 
@@ -186,14 +186,16 @@ class Writer:
         self._emit(f"{assigned} = {', '.join(map(self._tensor, op.inputs['loop_vars']))}", op)
         self._emit(f"for _ in range({MAX_ITERATIONS}):")
         with self._indented():
-            self._emit(f"if not {self._block(condition, variables)[0]}: break", op)
-            results = self._block(body, variables)
+            (go,), _ = self._block(condition, variables)
+            self._emit(f"if not {go}: break", op)
+            results, made = self._block(body, variables)
             self._emit(f"{assigned} = {', '.join(results)}", op)
+            self._delete(made)
         self._emit("else:")
         with self._indented():
             self._emit("endless()", op)
         self._emit(f"{', '.join(targets)} = {assigned}", op)
-        self._emit(f"del {assigned}")
+        self._delete(variables)
 
     def read_state(self, step: Step, targets: list[str]) -> None:
         """`read_state`: no copy, because a write makes a new value and no kernel changes its inputs."""
@@ -204,16 +206,16 @@ class Writer:
         state, data = (step.op.inputs[name][0] for name in ("input", "data"))
         self._emit(f"{self._tensor(state)} = {self._tensor(data)}", step.op)
 
-    def _block(self, plan: BlockPlan, variables: list[str]) -> list[str]:
-        """Writes the steps of a nested block; the expressions of its outputs."""
+    def _block(self, plan: BlockPlan, variables: list[str]) -> tuple[list[str], list[str]]:
+        """Writes the steps of a nested block; the expressions of its outputs, and the variables that hold them."""
         names = {named.name: variable for named, variable in zip(plan.block.inputs, variables, strict=True)}
-        names |= {o.name: self._fresh(o.name) for op in plan.block.ops for o in op.outputs}
-        self.scopes.append(Scope(plan.block, names))
+        made = {o.name: self._fresh(o.name) for op in plan.block.ops for o in op.outputs}
+        self.scopes.append(Scope(plan.block, names | made))
         for step in plan.steps:
             self.step(step, given=set())
         results = [self._tensor(name) for name in plan.block.outputs]
         self.scopes.pop()
-        return results
+        return results, [made[name] for name in dict.fromkeys(plan.block.outputs) if name in made]
 
     # -------------------------------------------------------------- expressions
 
@@ -322,6 +324,10 @@ class Writer:
         name = base if base not in self.taken else next(n for i in count(2) if (n := f"{base}_{i}") not in self.taken)
         self.taken.add(name)
         return name
+
+    def _delete(self, variables: Sequence[str]) -> None:
+        if variables:
+            self._emit(f"del {', '.join(variables)}")
 
     def _emit(self, line: str, op: Op | None = None) -> None:
         self.lines.append("    " * self.indent + line)

@@ -119,6 +119,28 @@ def test_a_compressed_constant_is_decompressed_once_within_the_budget(monkeypatc
     assert (len(calls), little.used_bytes) == (3, 0)
 
 
+def test_policies_that_round_differently_do_not_share_what_is_decompressed():
+    weight = compressed(np.array([[100], [7]], np.int8), np.array([0.1, 3.3], np.float16))
+    alone = {p: Constants().tensor(weight, Precision(p)) for p in ("declared", "float32", "float16_unbounded")}
+    constants = Constants()
+    for policy, expected in alone.items():
+        assert torch.equal(constants.tensor(weight, Precision(policy)), expected)
+    assert not torch.equal(alone["declared"], alone["float32"])
+
+
+def test_what_is_decompressed_from_shifted_constants_is_not_taken_for_the_stored_one():
+    stored = np.array([0.1, 0.2, 0.3], np.float16)
+    inputs = {
+        "source_val": (constant(stored, "stored"),),
+        "output_dtype": (Constant("o", TensorType("str", ()), "fp32"),),
+    }
+    result = Named("w", TensorType("float32", (3,)))
+    weight = Constant("w", result.type, decompressed_by=Op("constexpr_cast", "w", inputs, (result,)), opset="CoreML6")
+    constants = Constants()
+    assert not np.array_equal(constants.tensor(weight, Precision(dither_seed=1)), stored)
+    np.testing.assert_array_equal(constants.tensor(weight, Precision()), stored)
+
+
 def test_the_values_of_a_compressed_constant_are_not_stored():
     with pytest.raises(ValueError, match="'w' is compressed; its values are computed by constexpr_affine_dequantize"):
         compressed(np.ones((2, 4), np.int8), np.ones(2, np.float16)).array()

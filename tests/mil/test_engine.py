@@ -12,7 +12,7 @@ import torch
 
 from layerdiff import mil
 from layerdiff.errors import EngineError, UnsupportedOpError
-from layerdiff.mil import schema
+from layerdiff.mil import engine, schema
 from layerdiff.mil.ops.signature import Census
 
 SPECIFICATION = "Data/com.apple.CoreML/model.mlmodel"
@@ -45,6 +45,19 @@ def test_plans_are_made_once_per_request(model):
     first = model._engine.compiled(["logits"])
     assert model._engine.compiled(["logits"]) is first
     assert model._engine.compiled(["logits"], ["decoder"]) is not first
+
+
+def test_only_the_functions_of_the_latest_requests_are_kept(model, monkeypatch):
+    monkeypatch.setattr(engine, "KEPT_FUNCTIONS", 3)
+    fresh = model.with_precision("declared")._engine
+    names = [t.name for t in model.tensors]
+    first, second = fresh.compiled([names[0]]), fresh.compiled([names[1]])
+    fresh.compiled([names[2]])
+    assert fresh.compiled([names[0]]) is first
+    fresh.compiled([names[3]])
+    assert fresh.compiled([names[0]]) is first
+    assert fresh.compiled([names[1]]) is not second
+    assert len(fresh._compiled) == 3
 
 
 def test_values_are_freed_after_their_last_use(model, joint, monkeypatch):
@@ -207,21 +220,23 @@ def test_ops_of_one_name_keep_their_own_parameters(build):
     assert np.isnan(result["b"]).all()
 
 
-@pytest.mark.parametrize("name", ["\u00b5", "__debug__", "_", "None", "1", "\ufb01"])
-def test_any_name_of_a_tensor_or_constant_will_do(edited, joint, model, name):
+@pytest.mark.parametrize("name", ["\u00b5", "__debug__", "_", "None", "1", "\ufb01", "__builtins__"])
+@pytest.mark.parametrize("kind", ["tensor", "constant"])
+def test_any_name_of_a_tensor_or_constant_will_do(edited, joint, model, name, kind):
     def rename(spec):
         block = block_of(spec)
         relu = next(op for op in block.operations if op.type == "relu")
         weight = next(op for op in block.operations if op.type == "linear").inputs["weight"].arguments[0].name
-        new = {relu.outputs[0].name: name, weight: f"{name}w"}
+        new = {relu.outputs[0].name: name, weight: f"{name}w"} if kind == "tensor" else {weight: name}
         for op in block.operations:
             for output in op.outputs:
                 output.name = new.get(output.name, output.name)
             for argument in (a for bound in op.inputs.values() for a in bound.arguments if a.name in new):
                 argument.name = new[argument.name]
 
-    renamed = mil.load(edited(rename)).predict(joint.feed)
-    assert renamed["logits"].tobytes() == model.predict(joint.feed)["logits"].tobytes()
+    renamed = mil.load(edited(rename))
+    assert renamed.predict(joint.feed)["logits"].tobytes() == model.predict(joint.feed)["logits"].tobytes()
+    assert "__builtins__" not in renamed._engine.compiled(["logits"]).source.bound  # Python would take it for its own
 
 
 def test_constants_beyond_the_budget_are_loaded_at_each_use(joints):

@@ -153,6 +153,12 @@ def test_results_do_not_share_memory_with_the_feed_or_the_weights(joint, model):
     assert not np.shares_memory(results["encoder"], joint.feed["encoder"])
 
 
+def test_results_do_not_share_memory_with_what_is_given(joint, model):
+    add = next(t.name for t in model.tensors if t.op == "add")
+    value = np.ones((1, 2, 2, 16), np.float32)
+    assert not np.shares_memory(model.run({}, [add], inject={add: value})[add], value)
+
+
 def test_unknown_names(joint, model):
     with pytest.raises(FeedError, match="no tensor 'logitz'") as raised:
         model.run(joint.feed, ["logitz"])

@@ -112,6 +112,34 @@ def test_values_of_the_first_iteration_are_freed_in_the_second(loop):
     assert any(name.startswith("greater_") for name in deleted)
 
 
+def test_the_results_of_a_block_are_held_by_its_op_alone(choice, loop):
+    for model, line in ((choice, "cond_"), (loop, "i_x")):
+        lines = [line.strip() for line in model.generated_source().splitlines()]
+        deleted = {name for line in lines if line.startswith("del ") for name in line[4:].split(", ")}
+        made = {line.split(" = ")[0] for line in lines if "(" in line and " = " in line and "pop" not in line}
+        kept = made - deleted - {line.split()[2].rstrip(":") for line in lines if line.startswith("if not ")}
+        assert kept == set(model.outputs) & made
+
+
+def test_a_list_of_unknown_elements_is_empty_until_something_is_written(build):
+    from coremltools.converters.mil import Builder as mb
+
+    def program(x):
+        unwritten = mb.make_list(init_length=2, elem_shape=("length",), dynamic_length=True, name="unwritten")
+        written = mb.list_write(ls=unwritten, index=1, value=x, name="written")
+        return mb.list_read(ls=mb.list_write(ls=written, index=0, value=mb.tile(x=x, reps=[2]), name="ragged"), index=1)
+
+    model = mil.load(build(program, x=X))
+    (result,) = model.predict({"x": X}).values()
+    np.testing.assert_array_equal(result, X)
+    traced = {}
+    with pytest.raises(EngineError, match="a list holds tensors of different shapes") as raised:
+        traced.update((t.name, t.value) for t in model.trace({"x": X}))
+    assert "[6], [3]" in str(raised.value)
+    assert model.run({"x": X}, ["unwritten"])["unwritten"].shape == (2, 0)
+    np.testing.assert_array_equal(model.run({"x": X}, ["written"])["written"], [np.zeros(3), X])
+
+
 def test_only_what_a_request_needs_is_run_inside_a_loop(loop):
     whole, total = loop.generated_source(), loop.generated_source([list(loop.outputs)[1]])
     assert "list_gather(" in whole

@@ -124,7 +124,9 @@ def test_a_block_may_read_from_the_block_around_it():
     assert names(graph.plan(["d"])) == ["a", "d"]
     broken = Block((), (op("c", "q"),), ("c",), {})
     with pytest.raises(PackageError, match="'q' is used and defined nowhere"):
-        Graph(function(Op("cond", "d", {}, (Named("d", F32),), (broken, broken)), outputs=("d",)))
+        Graph(function(Op("cond", "d", {"pred": ("y",)}, (Named("d", F32),), (broken, broken)), outputs=("d",)))
+    with pytest.raises(PackageError, match="the blocks of the op 'd' do not go with its 1 results"):
+        Graph(function(Op("cond", "d", {}, (Named("d", F32),), (inner, inner)), outputs=("d",)))
 
 
 # ------------------------------------------------------------------ states and nested blocks
@@ -176,6 +178,25 @@ def test_a_given_tensor_hides_the_state_that_it_was_read_from(stateful):
     assert (names(plan), plan.states) == (["e"], ())
     with pytest.raises(FeedError, match="'s' is a state, so no value can be given for it"):
         stateful.plan(["e"], ["s"])
+
+
+def test_what_a_block_may_not_have_written_is_an_ancestor_too():
+    taken, other = Block((), (write("s", "x"),), ("x",), {}), Block((), (), ("x",), {})
+    choice = Op("cond", "c", {"pred": ("p",)}, (Named("c", F32),), (taken, other))
+    ops = (op("a", "q"), write("s", "a"), choice, read("r", "s"))
+    inputs = (*(Named(name, F32) for name in "xpq"), Named("s", STATE))
+    graph = Graph(Function("main", "CoreML8", inputs, Block((), ops, ("r",), {})))
+    assert names(graph.plan(["r"])) == ["a", "write_a", "c", "r"]
+    assert graph.ancestors("r") == {"s", "a", "q", "p", "x"}
+    assert graph.depths["r"] == 2
+
+
+@pytest.mark.parametrize("kind", [TensorType("float32", (2,), "list"), TensorType("str", ())])
+def test_a_list_or_a_label_cannot_be_given(kind):
+    made = Op("make_list", "made", {}, (Named("made", kind),))
+    graph = Graph(function(made, op("z", "made"), outputs=("z",)))
+    with pytest.raises(FeedError, match="'made' is no tensor of numbers, so no value can be given for it"):
+        graph.plan(["z"], ["made"])
 
 
 def looping(*body: Op, outputs: tuple[str, ...]) -> Graph:

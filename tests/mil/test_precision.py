@@ -131,3 +131,18 @@ def test_large_tensors_are_rounded_in_pieces(shape, transposed):
     assert round_float16(tensor) is tensor
     expected = values.astype(np.float16).astype(np.float32)
     np.testing.assert_array_equal(tensor.numpy(), expected.swapaxes(0, 1) if transposed else expected)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(3.0, dtype=np.float32).reshape(1, 3)[::-1],
+        np.arange(3, dtype=">i4"),
+        np.arange(3, dtype=np.longdouble),
+        np.arange(6.0)[::-2],
+    ],
+    ids=["negative stride", "big-endian", "longdouble", "backwards"],
+)
+def test_arrays_that_torch_does_not_take_are_converted(array):
+    dtype = "int32" if array.dtype.kind == "i" else "float32"
+    np.testing.assert_array_equal(tensor_of(array, dtype, Precision()).numpy(), array.astype(dtype))

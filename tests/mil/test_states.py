@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,16 @@ import torch
 
 from layerdiff import mil, quiet
 from layerdiff.errors import EngineError, FeedError
+from layerdiff.mil.constants import Constants
+from layerdiff.mil.engine import Engine
+from layerdiff.mil.features import Interface, TensorSpec
+from layerdiff.mil.ops.signature import Census
+from layerdiff.mil.package import Package
+from layerdiff.mil.plan import Graph
+from layerdiff.mil.precision import Precision
+from layerdiff.mil.program import Block, Constant, Function, Named, Op, Program, TensorType
+
+F32 = TensorType("float32", (3,))
 
 
 class Accumulator(torch.nn.Module):
@@ -159,6 +170,87 @@ def test_a_failed_call_leaves_the_state(accumulator, monkeypatch):
     assert not state["total"].any()
 
 
+def hand_made(function: Function) -> mil.Model:
+    graph = Graph(function)
+    specs = {n: TensorSpec(n, t.dtype, (3,), kind=t.kind) for n, t in graph.types.items()}
+    interface = Interface(
+        inputs={name: specs[name] for name in graph.inputs},
+        outputs={name: specs[name] for name in function.block.outputs},
+        states={name: specs[name] for name in graph.states},
+    )
+    package = Package(Path("by hand"), Program({"main": function}), {"main": interface}, "main", 9)
+    return mil.Model(package, graph, Precision(), Constants())
+
+
+def by_hand(*ops: Op, outputs: tuple[str, ...]) -> mil.Model:
+    """A model of the input `x` and the states `s` and `t`, all float32[3]."""
+    state = replace(F32, kind="state")
+    inputs = (Named("x", F32), Named("s", state), Named("t", state))
+    return hand_made(Function("main", "CoreML8", inputs, Block((), ops, outputs, {})))
+
+
+def read(result: str, state: str) -> Op:
+    return Op("read_state", result, {"input": (state,)}, (Named(result, F32),))
+
+
+def write(state: str, data: str) -> Op:
+    return Op("write_state", f"write_{state}", {"input": (state,), "data": (data,)}, ())
+
+
+def test_states_may_change_places():
+    model = by_hand(read("a", "s"), read("b", "t"), write("s", "b"), write("t", "a"), outputs=("a", "b"))
+    state = {"s": np.array([1, 2, 3], np.float32), "t": np.array([4, 5, 6], np.float32)}
+    result = model.predict({"x": np.zeros(3, np.float32)}, state)
+    assert (result["a"].tolist(), result["b"].tolist()) == ([1, 2, 3], [4, 5, 6])
+    assert (state["s"].tolist(), state["t"].tolist()) == ([4, 5, 6], [1, 2, 3])
+    for name in "ab":
+        assert not any(np.shares_memory(result[name], array) for array in state.values())
+
+
+def test_a_state_that_is_only_read_is_left_as_it_is():
+    model = by_hand(read("a", "s"), write("t", "x"), outputs=("a",))
+    state = {"s": np.full(3, 0.1, np.float64), "t": np.zeros(3, np.float64)}
+    model.predict({"x": np.ones(3, np.float32)}, state)
+    assert state["s"].tolist() == [0.1] * 3  # and not the nearest float32
+    assert state["t"].tolist() == [1] * 3
+
+
+def test_a_state_of_a_dtype_that_numpy_lacks_is_held_in_a_wider_one():
+    narrow = TensorType("bfloat16", (3,))
+    inputs = (Named("x", narrow), Named("s", replace(narrow, kind="state")))
+    ops = (Op("read_state", "a", {"input": ("s",)}, (Named("a", narrow),)), write("s", "x"))
+    function = Function("main", "CoreML8", inputs, Block((), ops, ("a",), {}))
+    model = hand_made(function)
+    state = model.make_state()
+    assert state["s"].dtype == np.float32
+    model.predict({"x": np.full(3, 1 / 3, np.float32)}, state)
+    assert state["s"].tolist() == [0.333984375] * 3
+    assert model.predict({"x": np.ones(3, np.float32)}, state)["a"].tolist() == [0.333984375] * 3
+
+
+def test_a_call_whose_result_cannot_be_shown_leaves_the_state():
+    shape = Constant("shape", TensorType("int32", (1,)), inline=np.array([3], np.int32))
+    index = [Constant("i", TensorType("int32", ()), inline=np.array(i, np.int32)) for i in range(2)]
+    ragged = TensorType("float32", (None,), "list")
+    ops = (
+        write("s", "x"),
+        Op("make_list", "made", {"elem_shape": (shape,)}, (Named("made", ragged),)),
+        Op("list_write", "one", {"ls": ("made",), "index": (index[0],), "value": ("x",)}, (Named("one", ragged),)),
+        Op(
+            "stack",
+            "pair",
+            {"values": ("x", "x"), "axis": (index[0],)},
+            (Named("pair", TensorType("float32", (2, 3))),),
+        ),
+        Op("list_write", "two", {"ls": ("one",), "index": (index[1],), "value": ("pair",)}, (Named("two", ragged),)),
+    )
+    model = by_hand(*ops, outputs=("two",))
+    state = model.make_state()
+    with pytest.raises(EngineError, match="a list holds tensors of different shapes"):
+        model.predict({"x": np.ones(3, np.float32)}, state)
+    assert not state["s"].any()
+
+
 def test_a_wrong_state_is_refused(accumulator):
     (x,) = steps(1)
     state = accumulator.make_state()
@@ -172,3 +264,21 @@ def test_a_wrong_state_is_refused(accumulator):
     with pytest.raises(FeedError, match="the state 'total' does not fit") as raised:
         accumulator.predict({"x": x}, state={**state, "total": np.zeros((1, 5), np.float16)})
     assert "expected a writable array float16[1, 4], got float16[1, 5]" in str(raised.value)
+
+
+def test_a_condition_may_do_nothing_but_write_a_state():
+    x, state = TensorType("float32", (2,)), TensorType("float32", (2,), "state")
+    write = Op("write_state", "write", {"input": ("s",), "data": ("x",)}, ())
+    blocks = (Block((), (write,), (), {}), Block((), (), (), {}))
+    ops = (
+        Op("cond", "cond", {"pred": ("p",)}, (), blocks),
+        Op("read_state", "y", {"input": ("s",)}, (Named("y", x),)),
+    )
+    inputs = (Named("x", x), Named("p", TensorType("bool", ())), Named("s", state))
+    graph = Graph(Function("main", "CoreML8", inputs, Block((), ops, ("y",), {})))
+    engine = Engine(graph, package="test", precision=Precision(), constants=Constants())
+    for predicate, expected in ((True, [1.0, 2.0]), (False, [0.0, 0.0])):
+        feed = {"x": torch.tensor([1.0, 2.0]), "p": torch.tensor(predicate)}
+        states = {"s": torch.zeros(2)}
+        result = engine.run(engine.compiled(["y"]), feed, {}, states, Census())
+        assert result["y"].tolist() == states["s"].tolist() == expected

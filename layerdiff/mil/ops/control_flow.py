@@ -59,9 +59,9 @@ class TensorList:
         return replace(self, elements=tuple(elements))
 
     def stacked(self) -> Tensor:
-        """All elements, [length, *shape]."""
-        if not self.elements:
-            return torch.zeros([0, *(length or 0 for length in self.shape)], dtype=self.dtype)
+        """All elements, [length, *shape]; before anything is written, a length that nothing tells is 0."""
+        if all(element is None for element in self.elements):
+            return torch.zeros([len(self.elements), *(length or 0 for length in self.shape)], dtype=self.dtype)
         return torch.stack([self.element(index) for index in range(len(self.elements))])
 
 

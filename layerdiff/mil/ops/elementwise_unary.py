@@ -23,9 +23,6 @@ INTEGER_RANGE = {
 }
 """Smallest and largest value of the integer dtypes."""
 
-NATIVE = (torch.int8, torch.int16, torch.int32, torch.uint8)
-"""The integer dtypes of torch that hold exactly the values of the dtype declared under that name."""
-
 
 def unary(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     """A kernel with the single input `x`."""
@@ -104,13 +101,14 @@ def fit_integer(x: Tensor, out: Out, census: Census) -> Tensor:
 
 
 def wrap_integer(x: Tensor, out: Out, census: Census) -> Tensor:
-    """`x` as the declared integer dtype, wrapped around; values that do not fit are counted."""
-    if x.dtype is torch.bool or (x.dtype is out.held and x.dtype in NATIVE):
-        return x.to(out.held)
+    """`x` as the declared integer dtype in memory of its own, wrapped around; values that do not fit are counted."""
+    exact = str(out.held) == f"torch.{out.dtype}"  # not so of uint16, which is held in int32
+    if x.dtype is torch.bool or (x.dtype is out.held and exact):
+        return x.to(out.held, copy=True)
     low, high = INTEGER_RANGE[out.dtype]
     smallest, largest = (v.item() for v in torch.aminmax(x)) if x.numel() else (low, high)
     if low <= smallest and largest <= high:  # not so if one is NaN
-        return x.to(out.held)
+        return x.to(out.held, copy=True)
     wide = x.to(torch.int64)
     outside = (wide < low) | (wide > high)
     if x.is_floating_point():

@@ -54,6 +54,8 @@ def resize(
     sampling_mode: str = "DEFAULT",
 ) -> Tensor:
     """The last `resized_dims` axes of `x` brought to the last entries of `shape`; 0 keeps a length."""
+    if not resized_dims:
+        return x.clone()
     axes = range(-resized_dims, 0)
     lengths = [shape[axis] or x.shape[axis] for axis in axes]
     if interpolation_mode == "LINEAR":

@@ -189,18 +189,21 @@ def test_casts_to_float(source, held):
 @settings(max_examples=80, derandomize=True, deadline=None)
 @given(
     st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=8),
-    st.sampled_from(["int8", "int16", "uint8", "uint16"]),
+    st.sampled_from(["int8", "int16", "int32", "uint8", "uint16", "uint32"]),
+    st.sampled_from(["int32", "int64"]),
 )
-def test_integer_casts_wrap_as_in_numpy_and_are_counted(values, dtype):
-    held = {"uint16": torch.int32}.get(dtype, getattr(torch, dtype))
-    result, overflows = cast(values, dtype, held)
-    array = np.array(values, np.int64)
+def test_integer_casts_wrap_as_in_numpy_and_are_counted(values, dtype, source):
+    held = {"uint16": torch.int32, "uint32": torch.int64}.get(dtype, getattr(torch, dtype))
+    array = np.array(values, source)
+    result, overflows = cast(array, dtype, held)
     np.testing.assert_array_equal(result.numpy(), array.astype(dtype))
     info = np.iinfo(dtype)
     assert overflows == ((array < info.min) | (array > info.max)).sum()
 
 
-def test_a_cast_never_returns_its_input_because_the_engine_rounds_in_place():
-    x = torch.ones(3)
-    result = elementwise_unary.cast(x=x, dtype="fp16", out=Out("y", "float16", torch.float32), census=Census())
+@pytest.mark.parametrize("dtype", ["float16", "int32", "uint16", "bool"])
+def test_a_cast_never_returns_its_input_because_the_engine_rounds_in_place(dtype):
+    held = {"float16": torch.float32, "uint16": torch.int32}.get(dtype, getattr(torch, dtype))
+    x = torch.ones(3, dtype=held)
+    result = elementwise_unary.cast(x=x, dtype="ignored", out=Out("y", dtype, held), census=Census())
     assert result.data_ptr() != x.data_ptr()
