@@ -9,6 +9,7 @@ features, which have one name in the whole pipeline, go by their own name too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -101,8 +102,9 @@ class Pipeline:
             EngineError: an op failed.
         """
         values = self._begun(feed, state)
-        for model in self.members.values():
-            values |= model.predict(self._handed_on(model, values), _own(state, model))
+        with _updated(state) as states:
+            for model in self.members.values():
+                values |= model.predict(self._handed_on(model, values), _own(states, model))
         return {name: values[name] for name in self.outputs}
 
     def run(
@@ -119,7 +121,7 @@ class Pipeline:
             feed: input name → array or image; inputs that are not needed may be absent.
             fetch: names of features, or of inner tensors as `model/tensor`.
             inject: name → value, which is then not computed.
-            state: as for `predict`.
+            state: as for `predict`; the models that are run do all their writes.
 
         Raises:
             FeedError: a name is unknown, an input is missing, or a value does not fit.
@@ -129,13 +131,14 @@ class Pipeline:
         given = {self._found(name): value for name, value in (inject or {}).items()}
         asked = {name: self._found(name) for name in fetch}
         wanted = self._wanted(asked.values(), given)
-        for member, model in self.members.items():
-            if not wanted[member]:
-                continue
-            injected = {name: value for (owner, name), value in given.items() if owner == member}
-            found = model.run(self._handed_on(model, values), wanted[member], injected, state=_own(state, model))
-            results |= {(member, name): value for name, value in found.items()}
-            values |= {n: _feature(value, model.outputs[n]) for n, value in found.items() if n in model.outputs}
+        with _updated(state) as states:
+            for member, model in self.members.items():
+                if not wanted[member]:
+                    continue
+                injected = {name: value for (owner, name), value in given.items() if owner == member}
+                found = model.run(self._handed_on(model, values), wanted[member], injected, state=_own(states, model))
+                results |= {(member, name): value for name, value in found.items()}
+                values |= {n: _feature(value, model.outputs[n]) for n, value in found.items() if n in model.outputs}
         return {name: results[place] for name, place in asked.items()}
 
     def trace(
@@ -153,13 +156,14 @@ class Pipeline:
             EngineError: an op failed; what comes before it has been yielded.
         """
         values = self._begun(feed, state)
-        for member, model in self.members.items():
-            returned = dict[str, Any]()
-            for tensor in model.trace(self._handed_on(model, values), state=_own(state, model), census=census):
-                if tensor.name in model.outputs:
-                    returned[tensor.name] = _feature(tensor.value, model.outputs[tensor.name])
-                yield replace(tensor, name=f"{member}/{tensor.name}")
-            values |= returned
+        with _updated(state) as states:
+            for member, model in self.members.items():
+                returned = dict[str, Any]()
+                for tensor in model.trace(self._handed_on(model, values), state=_own(states, model), census=census):
+                    if tensor.name in model.outputs:
+                        returned[tensor.name] = _feature(tensor.value, model.outputs[tensor.name])
+                    yield replace(tensor, name=f"{member}/{tensor.name}")
+                values |= returned
 
     @property
     def last_integer_overflows(self) -> dict[str, int]:
@@ -216,7 +220,7 @@ class Pipeline:
     def _found(self, name: str) -> Where:
         """Where a tensor is: `model/tensor`, a feature that a model returns, or an input of the first that takes it."""
         member, _, tensor = name.partition("/")
-        if tensor and member in self.members:
+        if member in self.members and tensor in self.members[member].graph.types:
             return member, tensor
         if producer := self._producer(name):
             return producer, name
@@ -244,6 +248,18 @@ class Pipeline:
     def _handed_on(self, model: Model, values: Mapping[str, Any]) -> dict[str, Any]:
         """Of the features so far those that a model takes, as it takes them."""
         return {name: _taken(values[name], spec) for name, spec in model.inputs.items() if name in values}
+
+
+@contextmanager
+def _updated(state: Mapping[str, Array] | None) -> Iterator[Mapping[str, Array] | None]:
+    """Copies of the states for the models to write to; they are kept when all models have succeeded."""
+    if state is None:
+        yield None
+        return
+    copies = {name: array.copy() for name, array in state.items()}
+    yield copies
+    for name, array in copies.items():
+        state[name][...] = array
 
 
 def _own(state: Mapping[str, Array] | None, model: Model) -> dict[str, Array] | None:

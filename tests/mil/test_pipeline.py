@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from layerdiff import mil, quiet
-from layerdiff.errors import FeedError, LayerdiffError, PackageError
+from layerdiff.errors import EngineError, FeedError, LayerdiffError, PackageError
 from layerdiff.mil import schema
 from layerdiff.mil.package import PipelinePackage, open_package
 from layerdiff.mil.pipeline import Pipeline
@@ -215,6 +215,32 @@ def test_states_are_those_of_the_models(counting, modules):
         counting.predict({"x": x}, {"other": state["total"]})
 
 
+def test_a_failed_call_leaves_the_states_of_models_before_it(counting, monkeypatch):
+    state = counting.make_state()
+
+    def failing(*_arguments, **_keywords):
+        raise EngineError("no")
+
+    monkeypatch.setattr(list(counting.members.values())[-1]._engine, "run", failing)
+    with pytest.raises(EngineError, match="no"):
+        counting.predict({"x": np.ones((2, 4), np.float32)}, state)
+    assert not state["total"].any()
+
+
+def test_the_first_anomaly_is_that_of_the_first_model(chain):
+    x = X.copy()
+    x[0, 1] = np.inf
+    list(chain.trace({"x": x}, census=True))
+    assert chain.first_anomalies["inf"].op == "input"
+    assert chain.first_anomalies["inf"].tensor == "model0/x"
+
+
+def test_a_misspelt_inner_tensor_is_answered_with_names_of_the_pipeline(chain):
+    with pytest.raises(FeedError, match="there is no tensor 'model0/hiden'") as raised:
+        chain.run({"x": X}, ["model0/hiden"])
+    assert "did you mean 'model0/hidden'?" in str(raised.value)
+
+
 @pytest.mark.parametrize("labels", [["no", "yes", "perhaps"], [7, -1, 2**40]])
 def test_a_pipeline_may_end_in_a_classifier(modules, convert, tmp_path, labels):
     import torch
@@ -280,7 +306,7 @@ def test_what_does_not_fit(chain):
     assert "the input 'x' is missing" in refusal(lambda: chain.predict({}))
     assert "model 'model0', function 'main'" in refusal(lambda: chain.predict({"x": X[:, :3]}))
     assert "did you mean 'model0/hidden'?" in refusal(lambda: chain.run({"x": X}, ["mode0/hidden"]))
-    assert "there is no tensor 'nothing'" in refusal(lambda: chain.run({"x": X}, ["model1/nothing"]))
+    assert "there is no tensor 'model1/nothing'" in refusal(lambda: chain.run({"x": X}, ["model1/nothing"]))
 
 
 def test_a_pipeline_has_no_functions(modules):
