@@ -14,7 +14,7 @@ help:
 	@echo 'make test        run the tests; ARGS="tests/mil -x" goes to pytest'
 	@echo 'make check       linter, formatter and type checker, changing nothing'
 	@echo 'make format      let the linter and the formatter rewrite what they can'
-	@echo 'make benchmarks  measure start-up, metrics, the demo and memory'
+	@echo 'make benchmarks  measure start-up, metrics, the engine, the demo and memory'
 	@echo 'make conformance run the tests of coremltools on the portable engine: hours; interrupted, it continues'
 	@echo 'make conformance-sample  run one case of each of them: minutes'
 	@echo 'make fuzz        damage models for ten minutes and look for crashes; ARGS="--seconds 60"'
