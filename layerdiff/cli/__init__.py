@@ -1,0 +1,26 @@
+"""The command line: options in, an exit code out; everything else is a call of the library.
+
+Exit codes: 0 everything asked for was compared and is within its thresholds, 1 a stage fails, 2 the request
+could not be carried out, 3 something asked for could not be compared, 130 interrupted. Nothing heavy is
+imported before a command runs. Each module holds the commands that it is named after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from layerdiff.cli import execute, run  # in the order of --help
+from layerdiff.cli.app import app
+from layerdiff.cli.ends import exit_code, tolerant_of_closed_pipe
+from layerdiff.cli.run import compare, show
+
+__all__ = ["app", "compare", "execute", "exit_code", "main", "run", "show", "tolerant_of_closed_pipe"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="layerdiff")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0

@@ -1,0 +1,44 @@
+"""The application that every command belongs to, and the options that several of them have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="Compares a PyTorch or NeMo model with its Core ML conversion, tensor by tensor, on any machine.",
+    epilog="Exit codes: 0 pass, 1 a stage fails, 2 refused, 3 something could not be compared, 130 interrupted.",
+)
+
+Config_ = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, e.g. configs/joint.yaml.")]
+Candidate = Annotated[
+    list[str] | None, typer.Option("--candidate", metavar="NAME", help="Only this candidate; may be repeated.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and what other libraries print.")]
+NoColor = Annotated[bool, typer.Option("--no-color", help="No colours; so does NO_COLOR.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the verdict.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from layerdiff import __version__
+
+        typer.echo(f"layerdiff {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    debug: Debug = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    context.obj = debug

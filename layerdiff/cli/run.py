@@ -1,0 +1,132 @@
+"""`layerdiff run` and `layerdiff convert`: what a configuration asks for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from layerdiff.cli.app import Candidate, Config_, Debug, NoColor, Quiet, app
+from layerdiff.cli.ends import end, progress_bar, tolerant_of_closed_pipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from layerdiff.config import Config
+    from layerdiff.records import Report
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    config: Config_,
+    candidate: Candidate = None,
+    audio: Annotated[
+        list[str] | None,
+        typer.Option("--audio", metavar="PATH", help="Replaces inputs.audio; a file or pattern; may be repeated."),
+    ] = None,
+    points: Annotated[
+        str | None,
+        typer.Option("--points", metavar="path|lattice", help="Compare the joint on the greedy path or everywhere."),
+    ] = None,
+    dir: Annotated[str | None, typer.Option("--dir", metavar="FOLDER", help="The run directory.")] = None,
+    no_color: NoColor = False,
+    quiet: Quiet = False,
+    json: Annotated[bool, typer.Option("--json", help="Print report.json instead of tables.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Compare every stage of a model with its conversions."""
+
+    def action() -> int:
+        from layerdiff import config as configuration
+
+        resolved = configuration.override(
+            configuration.load(config), candidates=candidate or (), audio=audio or (), points=points, dir=dir
+        )
+        report, files = compare(resolved, quiet=quiet)
+        with tolerant_of_closed_pipe():
+            show(report, files, color=not no_color, quiet=quiet, as_json=json)
+        return report.exit_code
+
+    end(action, debug=debug or bool(context.obj))
+
+
+@app.command()
+def convert(context: typer.Context, config: Config_, candidate: Candidate = None, debug: Debug = False) -> None:
+    """Build the packages of a configuration's `convert:` candidates and print where they are."""
+
+    def action() -> int:
+        from layerdiff import config as configuration
+
+        resolved = configuration.override(configuration.load(config), candidates=candidate or ())
+        built = build_packages(resolved)
+        with tolerant_of_closed_pipe():
+            for name, component, path in built:
+                print(f"{name}\t{component}\t{path}")
+            sys.stdout.flush()
+        return 0
+
+    end(action, debug=debug or bool(context.obj))
+
+
+def compare(config: Config, *, quiet: bool) -> tuple[Report, tuple[Path, ...]]:
+    """Runs the comparison and writes the run directory; whether it can be written is found out first."""
+    from layerdiff import quiet as noise
+    from layerdiff.report import write
+
+    with write.run_directory(config.outputs.dir), noise.third_party():
+        from layerdiff.compare import DITHER_SEEDS
+        from layerdiff.report.manifest import manifest
+        from layerdiff.run import execute
+        from layerdiff.run.inputs import find_inputs
+
+        report = execute(config, progress=progress_bar(quiet=quiet))
+        hashes = find_inputs(config.inputs).hashes()
+        read = manifest(report, config, inputs=hashes, seeds={"dither": DITHER_SEEDS})
+        files = write.write_run(report, config.outputs, manifest=read)
+    return report, files
+
+
+def build_packages(config: Config) -> list[tuple[str, str, Path]]:
+    """Candidate, component and path of every package that the configuration asks to be built."""
+    from layerdiff import quiet as noise
+    from layerdiff.errors import ConfigError
+    from layerdiff.records import COMPONENTS
+
+    wanted = {name: entry.convert for name, entry in config.candidates.items() if entry.convert is not None}
+    if not wanted:
+        raise ConfigError(
+            "No candidate of the configuration is to be converted.",
+            where=config.path,
+            detail="candidates: " + ", ".join(config.candidates),
+            action="Give one of them 'convert: {}' instead of 'coreml'.",
+        )
+    with noise.third_party():
+        from layerdiff.convert import build
+        from layerdiff.sources.nemo import NemoSource
+
+        progress = progress_bar(quiet=False)
+        reference = NemoSource.open(config.reference.nemo, progress=progress)
+        whole = config.reference.component == "whole"
+        components = COMPONENTS if whole else (config.reference.component,)
+        return [
+            (name, component, build(reference, component, entry, progress=progress))
+            for name, entry in wanted.items()
+            for component in components
+        ]
+
+
+def show(report: Report, files: Sequence[Path], *, color: bool, quiet: bool, as_json: bool) -> None:
+    """Prints the report to stdout in the form that was asked for."""
+    from layerdiff.report import json, terminal
+
+    if as_json:
+        sys.stdout.write(json.render(report, ascii_only=not terminal.is_utf(sys.stdout)))
+    else:
+        console = terminal.console_for(sys.stdout, color=color)
+        (terminal.render_verdict if quiet else terminal.render)(report, console)
+        if files and not quiet:
+            terminal.render_files(files, console)
+    sys.stdout.flush()
