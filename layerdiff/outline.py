@@ -34,17 +34,19 @@ WEIGHTED = {
 }
 """Kinds of op that hold weights."""
 
-COMPUTING = frozenset(
-    "matmul attention add sub mul div pow maximum minimum where compare logical relu leaky_relu prelu elu gelu silu "
-    "sigmoid tanh softplus hardswish hardsigmoid clamp exp log sqrt rsqrt abs neg sin cos erf floor round reciprocal "
-    "square softmax log_softmax logsumexp mean sum max min prod norm argmax argmin topk cumsum sort glu pool resize".split()
-)
+_COMPUTING = """
+matmul attention add sub mul div pow maximum minimum where compare logical
+relu leaky_relu prelu elu gelu silu sigmoid tanh softplus hardswish hardsigmoid clamp exp log sqrt rsqrt abs neg sin
+cos erf floor round reciprocal square
+softmax log_softmax logsumexp mean sum max min prod norm argmax argmin topk cumsum sort glu pool resize
+"""
+_MOVEMENT = "reshape transpose cast expand slice concat split pad gather scatter stack repeat flip roll"
+
+COMPUTING = frozenset(_COMPUTING.split())
 """Kinds of op that compute from tensors alone, named after what they compute; `matmul` is a product of two computed
 tensors, `attention` scaled dot-product attention as one op, `compare` and `logical` stand for all of their family."""
 
-MOVEMENT = frozenset(
-    "reshape transpose cast expand slice concat split pad gather scatter stack repeat flip roll".split()
-)
+MOVEMENT = frozenset(_MOVEMENT.split())
 """Kinds of op that only move values; `reshape` is also squeezing and viewing, `cast` also copying and renaming."""
 
 KINDS = frozenset(WEIGHTED) | COMPUTING | MOVEMENT | {"input", "constant", "other"}
