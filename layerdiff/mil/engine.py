@@ -148,14 +148,21 @@ class Engine:
             raise self._failure(compiled, error) from error
 
     def trace(
-        self, compiled: Compiled, feed: dict[str, Tensor], state: dict[str, Tensor], census: Census
+        self,
+        compiled: Compiled,
+        feed: dict[str, Tensor],
+        state: dict[str, Tensor],
+        census: Census,
+        inject: dict[str, Tensor],
     ) -> Generator[tuple[Op, Named, Any, Tensor | None], None, None]:
         """Every tensor with its op and, for a logarithm, the operand, in execution order.
+
+        What the reader puts into `inject` under the name of the tensor that was just yielded takes its place.
 
         Raises:
             EngineError: an op failed.
         """
-        steps = compiled.function(feed, {}, state, census)
+        steps = compiled.function(feed, inject, state, census)
         while True:
             try:
                 with torch.inference_mode():

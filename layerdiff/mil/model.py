@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -208,7 +208,13 @@ class Model:
         return values
 
     def trace(
-        self, feed: Mapping[str, Any], *, state: Mapping[str, Array] | None = None, census: bool = False
+        self,
+        feed: Mapping[str, Any],
+        *,
+        state: Mapping[str, Array] | None = None,
+        census: bool = False,
+        wanted: Collection[str] | None = None,
+        overrides: MutableMapping[str, Array] | None = None,
     ) -> Iterator[TracedTensor]:
         """Every tensor that the program computes, in execution order; each is freed after its last use.
 
@@ -219,25 +225,36 @@ class Model:
             state: as for `predict`; updated after the last tensor.
             census: whether to look for NaN, infinities, values beyond float16 and logarithms of zero in each of them;
                 `first_anomalies` then tells where each kind came first.
+            wanted: only these tensors, and only what they are computed from is run; all of them if None.
+            overrides: what the caller puts into it under the name of the tensor that was just yielded takes its
+                place: the program goes on with that value, rounded to the declared dtype. The entry is taken out.
 
         Raises:
-            FeedError: the feed does not match `inputs`.
+            FeedError: the feed does not match `inputs`, or there is no tensor of a wanted name.
             EngineError: an op failed; what comes before it has been yielded.
         """
-        compiled = self._engine.compiled(list(self.graph.producers), traced=True, update_states=True)
+        compiled = self._engine.compiled(
+            list(self.graph.producers if wanted is None else wanted), traced=True, update_states=wanted is None
+        )
         counted, states = Census(), self._states(state, compiled.plan.states)
         before = dict(states)
-        values = self._tensors(feed, list(self.inputs))
+        values = self._tensors(feed, list(self.inputs if wanted is None else compiled.plan.feeds))
         first = [a for name, value in values.items() for a in anomalies(value, tensor=name, op="input") if census]
         by_kind = self._last_anomalies = {anomaly.kind: anomaly for anomaly in reversed(first)}
         for name in set(values) - set(compiled.plan.feeds):
             del values[name]
-        for op, output, value, operand in self._engine.trace(compiled, values, states, counted):
+        given: dict[str, Tensor] = {}
+        for op, output, value, operand in self._engine.trace(compiled, values, states, counted, given):
+            if wanted is not None and output.name not in wanted:
+                del value, operand
+                continue
             found = anomalies(value, tensor=output.name, op=op.type, operand=operand) if census else ()
             for anomaly in found:
                 by_kind.setdefault(anomaly.kind, anomaly)
             yield TracedTensor(output.name, op.type, self._value(value, output.type), found)
             del value, operand
+            if overrides and output.name in overrides:
+                given |= self._injected({output.name: overrides.pop(output.name)}, [output.name])
         self._last_census = counted
         self._keep(before, states, state)
 

@@ -20,7 +20,8 @@
 
 Tensors are local variables and are deleted after their last use, constants and parameters are bound when
 the function is generated, so nothing is looked up or decided while it runs. A second form of the same
-function is a generator that yields (number, tensor, operand) for every tensor. Nested blocks are written
+function is a generator that yields (number, tensor, operand) for every tensor, and goes on with what the reader
+has put into `inject` in its place, if anything. Nested blocks are written
 in place: a block is a scope of names, and its steps are indented.
 """
 
@@ -165,6 +166,7 @@ class Writer:
         for output, target in zip(op.outputs, targets, strict=True):
             if target != "_":
                 self._emit(f"yield {len(self.results)}, {target}, {operand}")
+                self._emit(f"if inject: {target} = inject.pop({output.name!r}, {target})")
                 self.results.append((op, output))
 
     def cond(self, step: Step, targets: list[str]) -> None:

@@ -102,7 +102,7 @@ def test_a_trace_holds_only_what_is_still_needed(model, joint):
     names = [tensor.name for tensor in model.tensors]
     engine = model._engine
     seen = []
-    for _, output, tensor, operand in engine.trace(engine.compiled(names, traced=True), feed, {}, Census()):
+    for _, output, tensor, operand in engine.trace(engine.compiled(names, traced=True), feed, {}, Census(), {}):
         seen.append(output.name)
         references.append(weakref.ref(tensor))
         del tensor, operand
