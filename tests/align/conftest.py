@@ -1,0 +1,26 @@
+"""Every architecture is converted once per session and only when a test asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.align.networks import Pair, convert, feed_of, module_of
+
+Prepared = Callable[..., Pair]
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """`prepared(name, precision=…, compression=…)`: a module of `NETWORKS`, its package, and a feed."""
+    folder: Path = tmp_path_factory.mktemp("networks")
+
+    def prepare(name: str, *, precision: str = "float32", compression: str = "") -> Pair:
+        package = folder / f"{name}_{precision}_{compression or 'plain'}.mlpackage"
+        if not package.exists():
+            convert(name, package, precision=precision, compression=compression)
+        return Pair(module_of(name), package, feed_of(name))
+
+    return prepare
