@@ -160,17 +160,20 @@ def first_difference(package: Path, other: Path, feed: Mapping[str, Array]) -> s
 
     This is the independent check of a `Planted`: it runs both and compares every tensor to the bit.
     """
-    values = {tensor.name: tensor.value for tensor in mil.load(package).trace(feed)}
+    values: dict[str, list[Array]] = {}
+    for tensor in mil.load(package).trace(feed):
+        values.setdefault(tensor.name, []).append(tensor.value)  # of a loop's body as often as it runs
     for tensor in mil.load(other).trace(feed):
-        if tensor.name not in values or not np.array_equal(tensor.value, values[tensor.name], equal_nan=True):
+        left = values.get(tensor.name)
+        if not left or not np.array_equal(tensor.value, left.pop(0), equal_nan=True):
             return tensor.name
     return None
 
 
-def depths(package: Path) -> list[str]:
-    """Every tensor of the outermost block in program order."""
+def results(package: Path, op: str) -> list[str]:
+    """The first result of every op of a type, in program order."""
     functions = mil.open_package(package).program.functions
-    return [output.name for op in next(iter(functions.values())) for output in op.outputs]
+    return [found.outputs[0].name for found in next(iter(functions.values())) if found.type == op]
 
 
 # ------------------------------------------------------------------ the specification

@@ -300,6 +300,9 @@ NETWORKS = {
 }
 """The ten architectures by what each is there for."""
 
+FLOAT16 = ("conv", "recurrent", "attention", "functional", "flexible")
+"""Those that are converted to float16 too."""
+
 COMPRESSED = {"int8": "attention", "palettized": "depthwise"}
 """How weights are compressed → the network that is."""
 

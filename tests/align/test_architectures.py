@@ -1,0 +1,119 @@
+"""Ten architectures align completely with no map, with the names of coremltools and with meaningless ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from layerdiff import mil
+from tests.align.conftest import Prepared
+from tests.align.networks import COMPRESSED, FLOAT16, NETWORKS
+from tests.align.scramble import WEIGHTS, blocks, scramble, specification
+
+TOLERANCE = {"float32": 2e-6, "float16": 4e-3}
+"""Relative L2 error of an output against torch: what rounding costs in so few layers."""
+
+
+# ------------------------------------------------------------------ the proving ground itself
+
+
+CONVERSIONS = [*((name, "float32") for name in NETWORKS), *((name, "float16") for name in FLOAT16)]
+
+
+@pytest.mark.parametrize(("name", "precision"), CONVERSIONS)
+def test_a_conversion_computes_what_its_module_does(name: str, precision: str, prepared: Prepared) -> None:
+    pair = prepared(name, precision=precision)
+    outputs = mil.load(pair.package).predict(pair.feed)
+    for expected, got in zip(pair.reference(), outputs.values(), strict=True):
+        assert got.shape == expected.shape
+        error = np.linalg.norm(got.astype(np.float64) - expected) / np.linalg.norm(expected)
+        assert error < TOLERANCE[precision]
+
+
+def values_in(package: Path, feed: dict[str, Any]) -> list[np.ndarray]:
+    return [tensor.value for tensor in mil.load(package).trace(feed)]
+
+
+@pytest.mark.parametrize("rename_interface", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_scrambled_names_change_no_tensor(
+    name: str, rename_interface: bool, prepared: Prepared, tmp_path: Path
+) -> None:
+    pair = prepared(name)
+    out = tmp_path / "scrambled.mlpackage"
+    names = scramble(pair.package, out, rename_interface=rename_interface)
+    feed = {names.get(key, key): value for key, value in pair.feed.items()}
+    assert set(mil.load(out).inputs) == set(feed)
+    assert (set(feed) != set(pair.feed)) == rename_interface
+    expected, got = values_in(pair.package, dict(pair.feed)), values_in(out, feed)
+    assert len(expected) == len(got)
+    assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(expected, got, strict=True))
+
+
+def strings_in(package: Path) -> Iterator[str]:
+    """Every name that a package gives away."""
+    spec = specification(package)
+    for function in spec.mlProgram.functions.values():
+        yield from (value.name for value in function.inputs)
+        for outermost in function.block_specializations.values():
+            for block in blocks(outermost):
+                yield from (value.name for op in block.operations for value in op.outputs)
+                yield from (
+                    op.attributes["name"].immediateValue.tensor.strings.values[0]
+                    for op in block.operations
+                    if "name" in op.attributes
+                )
+
+
+@pytest.mark.parametrize("name", ["conv", "recurrent"])
+def test_nothing_readable_is_left(name: str, prepared: Prepared, tmp_path: Path) -> None:
+    """The recurrent one has loops, whose blocks are nested."""
+    package, out = prepared(name).package, tmp_path / "scrambled.mlpackage"
+    scramble(package, out, rename_interface=True)
+    assert {re.sub(r"^(op_)?v[0-9a-f]{6}$", "meaningless", text) for text in strings_in(out)} == {"meaningless"}
+    spec = specification(out)
+    assert not spec.description.metadata.ByteSize()
+    assert not spec.mlProgram.attributes
+    assert (out / WEIGHTS).read_bytes() == (package / WEIGHTS).read_bytes()
+    left = set(strings_in(package)) - set(strings_in(out))
+    assert left == set(strings_in(package))
+
+
+def test_the_same_seed_gives_the_same_names(prepared: Prepared, tmp_path: Path) -> None:
+    package = prepared("tied").package
+    first, second, other = (
+        scramble(package, tmp_path / f"{index}.mlpackage", seed=seed) for index, seed in enumerate((3, 3, 4))
+    )
+    assert first == second != other
+
+
+@pytest.mark.parametrize("compression", COMPRESSED)
+def test_compressed_weights_are_close_and_not_equal(compression: str, prepared: Prepared) -> None:
+    pair = prepared(COMPRESSED[compression], compression=compression)
+    types = {op.type for block in blocks(_main(pair.package)) for op in block.operations}
+    assert any(kind.startswith("constexpr_") for kind in types)
+    (expected,), (got,) = pair.reference(), mil.load(pair.package).predict(pair.feed).values()
+    assert 1e-4 < np.linalg.norm(got - expected) / np.linalg.norm(expected) < 0.05
+
+
+def _main(package: Path) -> Any:
+    function = specification(package).mlProgram.functions["main"]
+    return function.block_specializations[function.opset]
+
+
+@pytest.mark.parametrize("length", [5, 22, 64])
+def test_the_flexible_network_takes_any_length(length: int, prepared: Prepared) -> None:
+    pair = prepared("flexible")
+    feed = {"x": np.random.default_rng(length).standard_normal((1, length, 6)).astype(np.float32)}
+    outputs = mil.load(pair.package).predict(feed)
+    import torch
+
+    with torch.no_grad():
+        expected = pair.module(torch.from_numpy(feed["x"].copy()))
+    for one, got in zip(expected, outputs.values(), strict=True):
+        np.testing.assert_allclose(got, one.numpy(), rtol=1e-4, atol=1e-5)
