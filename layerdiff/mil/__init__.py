@@ -9,8 +9,8 @@
 
 package → program → plan → engine: `package` opens and checks, `program` holds records, `plan` decides what
 has to run, `engine` runs it, `ops` computes, `precision` rounds. `images` stands between pictures and tensors,
-`pipeline` runs the programs of a package that holds several. Nothing of torch or coremltools is imported
-before a model is loaded, and coremltools itself never is.
+`pipeline` runs the programs of a package that holds several, `exposure` writes a package again with more outputs.
+Nothing of torch or coremltools is imported before a model is loaded, and coremltools itself never is.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from layerdiff.mil.exposure import Exposed, expose
     from layerdiff.mil.features import TensorSpec
     from layerdiff.mil.model import Model, TensorInfo, TracedTensor, load
     from layerdiff.mil.package import Package, PipelinePackage, open_package
     from layerdiff.mil.pipeline import Pipeline
 
 __all__ = [
+    "Exposed",
     "Model",
     "Package",
     "Pipeline",
@@ -32,11 +34,14 @@ __all__ = [
     "TensorInfo",
     "TensorSpec",
     "TracedTensor",
+    "expose",
     "load",
     "open_package",
 ]
 
 _HOMES = {
+    "Exposed": "exposure",
+    "expose": "exposure",
     "Model": "model",
     "TensorInfo": "model",
     "TracedTensor": "model",
