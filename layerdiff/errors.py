@@ -53,6 +53,10 @@ class CheckpointError(LayerdiffError):
     """A reference checkpoint (`.nemo`) is missing, damaged, or unsafe to open."""
 
 
+class TraceError(LayerdiffError):
+    """A recorded trace is missing, damaged, or of another model, or what is to be recorded contradicts itself."""
+
+
 class PackageError(LayerdiffError):
     """A Core ML package is missing, damaged, or contradicts itself."""
 
