@@ -17,7 +17,7 @@ import numpy as np
 
 from layerdiff.metrics import Accumulator, RelativeL2, Summary
 from layerdiff.records import StageResult, TensorSummary
-from layerdiff.thresholds import Limits, judge, limits
+from layerdiff.thresholds import Limits, estimated, judge, limits
 
 if TYPE_CHECKING:
     from layerdiff.records import Array, Component, Points
@@ -70,6 +70,8 @@ class StageComparison:
 
     stage: Stage
     candidate_dtype: str = "float32"
+    is_estimated: bool = False
+    """Whether limits go by the depth instead of measurements, and the total error stands for the conversion error."""
     total: Accumulator = field(init=False)
     """Reference against what is shown, with all metrics and both sides' summaries."""
     splits: dict[str, RelativeL2] = field(default_factory=dict)
@@ -83,6 +85,8 @@ class StageComparison:
     rows_expected_positive: int = 0
     rows_not_positive: int = 0
     """Of the rows in which the reference has a positive value, those in which the candidate has none."""
+    keeps_witness: bool = True
+    """Whether the tensors of the worst clip are kept; of thousands of stages they would fill the memory."""
     witness: Witness | None = None
 
     def __post_init__(self) -> None:
@@ -100,7 +104,8 @@ class StageComparison:
         self._note_shapes(reference, shown)
         self.total.update(reference=reference, candidate=agreed, label=clip)
         self._update_splits(reference, variants, padded=layout)
-        self._keep_worst(reference, agreed, clip=clip, points=points)
+        if self.keeps_witness:
+            self._keep_worst(reference, agreed, clip=clip, points=points)
         if self.stage.some_positive:
             expected = reference.max(axis=-1) > 0
             self.rows_expected_positive += int(expected.sum())
@@ -143,6 +148,8 @@ class StageComparison:
 
     def limits(self, *, depth: int, parent: StageComparison | None) -> Limits:
         """What this stage may be off by; a slice is measured against its parent's noise where that is larger."""
+        if self.is_estimated:
+            return estimated(depth=depth, dtype=self.candidate_dtype)
         costs = {name: self.split(name) for name in ("rounding", "weights", "cost")}
         if parent is not None:
             costs = {name: larger(value, parent.split(name)) for name, value in costs.items()}
@@ -160,9 +167,10 @@ class StageComparison:
             return nothing
         bounds = self.limits(depth=depth, parent=parent).replaced(thresholds)
         metrics = self.total.result()
+        conversion = metrics["relative_l2_error"] if self.is_estimated else self.split("conversion")
         status, reason = judge(
             metrics=metrics,
-            conversion_error=self.split("conversion"),
+            conversion_error=conversion,
             limits=bounds,
             reference_nonfinite=self.total.reference.nan_count + self.total.reference.inf_count,
             candidate_nonfinite=self.total.candidate.nan_count + self.total.candidate.inf_count,
@@ -203,7 +211,12 @@ class StageComparison:
     def _worst(self) -> Mapping[str, Any] | None:
         """The row of the witness with the largest error, and where in the audio it lies."""
         if self.witness is None:
-            return None
+            worst = self.total.worst_row
+            return worst and {
+                "clip": worst.label,
+                "row": worst.row_in_label,
+                "relative_l2_error": worst.relative_l2 if np.isfinite(worst.relative_l2) else None,
+            }
         row, error = worst_row(self.witness)
         place: dict[str, Any] = {"clip": self.witness.clip, "row": row, "relative_l2_error": error}
         points = self.witness.points

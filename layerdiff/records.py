@@ -170,7 +170,14 @@ class StageResult:
     layout: str = ""
     """How a layout was changed so that the two sides agree; empty if it was not."""
     alignment_method: str = "map"
-    """How the pair was found; `map` is the configuration's own stage map."""
+    """How the pair was found: `map` (the configuration's stage map), `name`, `weights`, `structure` or `values`."""
+    alignment_confidence: float | None = None
+    """In [0, 1]: how sure the pair is."""
+    error_gain: float | None = None
+    """Total error over the largest total error among the compared tensors that it is computed from; None where
+    these have no error."""
+    confirmed_own_error: float | None = None
+    """Of a stage under suspicion: its own error, measured once more by giving the program the reference's tensors."""
     worst: Mapping[str, Any] | None = None
     """The row with the largest relative L2 error: clip, row, and, on the joint, frame, time_s, step."""
 
@@ -191,6 +198,30 @@ class Coverage:
     captured: int
     compared: int
     missing: tuple[Missing, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unpaired:
+    """A computed tensor that has no counterpart on the other side."""
+
+    side: str
+    """`reference` or `candidate`."""
+    tensor: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class AlignmentSummary:
+    """How the stages of a candidate were found; tensors that only move the values of others are not counted."""
+
+    methods: Mapping[str, int]
+    """Method → number of pairs."""
+    reference_tensors: int
+    reference_paired: int
+    candidate_tensors: int
+    candidate_paired: int
+    unpaired: tuple[Unpaired, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -273,6 +304,8 @@ class CandidateResult:
     stages: tuple[StageResult, ...]
     findings: tuple[Finding, ...] = ()
     tdt: DurationAnalysis | None = None
+    alignment: AlignmentSummary | None = None
+    """None where the stages were given."""
     description: Mapping[str, Any] = field(default_factory=dict)
     """Engine, package paths, declared precision, recipe."""
 

@@ -97,6 +97,25 @@ def limits(
     return Limits(conversion, COST_FACTOR * precision_cost, basis, "1.5 times what float16 must cost")
 
 
+ESTIMATED_FACTOR = 4.0
+"""How much more than the estimate may pass, for an estimate knows nothing of the values."""
+
+
+def estimated(*, depth: int, dtype: str) -> Limits:
+    """Limits without a measurement: 4 × 16 * 2⁻²⁴ * sqrt(depth + 1), for float16 4 × 2⁻¹¹ * sqrt(depth + 1).
+
+    Rounding errors of random sign grow like the square root of the number of roundings; an op that cancels large
+    values against each other does worse, and fails here though it need not.
+
+    Args:
+        depth: operations on the longest path from an input to the stage, >= 0.
+        dtype: the dtype that the candidate declares for it.
+    """
+    rounding = 2.0**-11 if dtype == "float16" else DEPTH_FACTOR * FLOAT32_ROUNDING
+    size = ESTIMATED_FACTOR * rounding * math.sqrt(depth + 1)
+    return Limits(size, size, *[f"the estimate for {dtype} at this depth"] * 2)
+
+
 def judge(
     *,
     metrics: Mapping[str, float | None],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from layerdiff.config import Config
-    from layerdiff.records import Report
+    from layerdiff.records import Component, Report
 
 
 @app.command()
@@ -83,7 +83,7 @@ def compare(config: Config, *, quiet: bool) -> tuple[Report, tuple[Path, ...]]:
         from layerdiff.run.inputs import find_inputs
 
         report = execute(config, progress=progress_bar(quiet=quiet))
-        hashes = find_inputs(config.inputs).hashes()
+        hashes = find_inputs(config.inputs).hashes() if config.inputs.given else {}
         read = manifest(report, config, inputs=hashes, seeds={"dither": DITHER_SEEDS})
         files = write.write_run(report, config.outputs, manifest=read)
     return report, files
@@ -108,9 +108,9 @@ def build_packages(config: Config) -> list[tuple[str, str, Path]]:
         from layerdiff.sources.nemo import NemoSource
 
         progress = progress_bar(quiet=False)
-        reference = NemoSource.open(config.reference.nemo, progress=progress)
+        reference = NemoSource.open(config.reference.nemo or "", progress=progress)
         whole = config.reference.component == "whole"
-        components = COMPONENTS if whole else (config.reference.component,)
+        components = COMPONENTS if whole else (cast("Component", config.reference.component),)
         return [
             (name, component, build(reference, component, entry, progress=progress))
             for name, entry in wanted.items()

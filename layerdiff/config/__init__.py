@@ -24,6 +24,7 @@ from layerdiff.config.models import (
     OutputsConfig,
     ReferenceConfig,
     StageConfig,
+    parts_of,
 )
 from layerdiff.config.slices import Index, parse_slice
 from layerdiff.errors import ConfigError, known_names
@@ -42,6 +43,7 @@ __all__ = [
     "load",
     "override",
     "parse_slice",
+    "parts_of",
 ]
 
 
@@ -97,7 +99,8 @@ def override(
     if candidates:
         values["candidates"] = {name: values["candidates"][name] for name in config.candidates if name in candidates}
     if audio:
-        values["inputs"] = {"audio": list(audio), "points": config.inputs.points}
+        kept = {key: value for key, value in values["inputs"].items() if key not in ("manifest", "tensors")}
+        values["inputs"] = {**kept, "audio": list(audio)}
     if points is not None:
         values["inputs"]["points"] = points
     if dir is not None:

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from layerdiff.config.document import kind_of
 from layerdiff.config.slices import Index, parse_slice
 from layerdiff.errors import known_names
-from layerdiff.records import COMPONENTS, METRICS, Component
+from layerdiff.records import COMPONENTS, METRICS
 
 REFUSED = "layerdiff"
 """The pydantic error type of the rules below; its context holds `what`, `key`, `detail` and `action`."""
@@ -74,13 +74,44 @@ def _one_of(*choices: type) -> Callable[[Any], Any]:
 _CHOICES: dict[type, str] = {str: "text", list: "a list of texts", dict: "a mapping"}
 
 
-class ReferenceConfig(Section):
-    """The model that counts as right."""
+SOURCES = ("nemo", "torch", "onnx", "trace", "coreml")
+"""The keys that say what a model is read from."""
 
-    nemo: Annotated[str, Field(min_length=1)]
+PathOrParts = Annotated[str | dict[str, str] | None, BeforeValidator(_one_of(str, dict))]
+
+
+class ReferenceConfig(Section):
+    """The model that counts as right: exactly one of `SOURCES`."""
+
+    nemo: Annotated[str | None, Field(min_length=1)] = None
     """A bundled name (`parakeet-tdt-mini`), a `.nemo` file, or a name on the Hugging Face hub."""
-    component: Literal["preprocessor", "encoder", "decoder", "joint", "whole"] = "joint"
-    """What is compared; `whole` is all components in sequence."""
+    torch: PathOrParts = None
+    """`package.module:factory`, a TorchScript file, an exported program (`.pt2`); or component → such a text."""
+    onnx: PathOrParts = None
+    """An ONNX file, or component → file."""
+    trace: Annotated[str | None, Field(min_length=1)] = None
+    """A recorded trace."""
+    coreml: PathOrParts = None
+    """A package, or component → package: then two packages are compared."""
+    component: Annotated[str, Field(min_length=1)] = "joint"
+    """Of a NeMo model what is compared: a component, any module's path, or `whole`, which is all components of a
+    transducer in sequence."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ReferenceConfig:
+        given = [name for name in SOURCES if getattr(self, name) is not None]
+        if len(given) != 1:
+            what = "names no model" if not given else "names more than one model: " + ", ".join(given)
+            raise refuse(f"The reference {what}.", detail=f"expected exactly one of {', '.join(SOURCES)}")
+        if "component" in self.model_fields_set and self.nemo is None:
+            what = f"The reference is no NeMo model, so it has no component '{self.component}'."
+            raise refuse(what, key=("component",), action="Remove the key.")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Which of `SOURCES` it is."""
+        return next(name for name in SOURCES if getattr(self, name) is not None)
 
 
 class ConvertConfig(Section):
@@ -95,31 +126,45 @@ class ConvertConfig(Section):
     """Whether the package has the inner tensors as outputs too."""
 
 
+CANDIDATES = ("coreml", "convert", "torch", "onnx", "trace")
+"""The keys that say what a candidate is."""
+
+
 class CandidateConfig(Section):
     """One conversion that is held against the reference: an existing package, or a recipe that builds it."""
 
-    coreml: Annotated[str | dict[str, str] | None, BeforeValidator(_one_of(str, dict))] = None
-    """A package, or component → package."""
+    coreml: PathOrParts = None
+    """A package, or component → package; `package:path` is a path inside an installed Python package."""
     convert: ConvertConfig | None = None
+    torch: PathOrParts = None
+    """As for the reference: another torch model."""
+    onnx: PathOrParts = None
+    """An ONNX file, or component → file."""
+    trace: Annotated[str | None, Field(min_length=1)] = None
+    """A recorded trace of the candidate on the same inputs."""
     engine: Literal["auto", "native", "portable"] = "auto"
     """What runs the package; `auto` is native on macOS and portable everywhere else."""
+    compute_unit: Literal["ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE"] = "ALL"
+    """What Core ML may use; for the native engine only."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> CandidateConfig:
-        if self.coreml is None and self.convert is None:
+        given = [name for name in CANDIDATES if getattr(self, name) is not None]
+        if not given:
             action = "Give 'coreml: PACKAGE', or 'convert: {}' to build one."
-            raise refuse("The candidate names no package.", detail="expected coreml or convert", action=action)
-        if self.coreml is not None and self.convert is not None:
+            raise refuse("The candidate names no package.", detail=f"expected {' or '.join(CANDIDATES)}", action=action)
+        if len(given) > 1:
             raise refuse(
-                "The candidate has both 'coreml' and 'convert'.",
-                detail="coreml names a package that exists, convert builds one",
+                f"The candidate has both '{given[0]}' and '{given[1]}'.",
+                detail="each names a model of its own: coreml one that exists, convert one that is built",
                 action="Keep one of them, or make two candidates.",
             )
-        for name in self.coreml if isinstance(self.coreml, dict) else ():
-            if name not in COMPONENTS:
-                known = known_names("known components", name, COMPONENTS)
-                raise refuse(f"There is no component '{name}'.", key=("coreml", name), detail=known)
         return self
+
+    @property
+    def kind(self) -> str:
+        """Which of `CANDIDATES` it is."""
+        return next(name for name in CANDIDATES if getattr(self, name) is not None)
 
 
 class InputsConfig(Section):
@@ -131,16 +176,30 @@ class InputsConfig(Section):
     """A NeMo manifest, one JSON object per line."""
     tensors: Annotated[str | None, Field(min_length=1)] = None
     """A safetensors file with the component's inputs by their names."""
+    adapter: Annotated[str | None, Field(min_length=1)] = None
+    """`package.module:function`, which makes a model's inputs of audio: (samples float32[S], sample rate in Hz) →
+    input name → array. For models that are no NeMo models."""
+    sample_rate_hz: Annotated[int, Field(gt=0)] = 16000
+    """What audio is resampled to for an adapter; a NeMo model says itself what it takes."""
     points: Literal["path", "lattice"] = "path"
     """Where the joint is compared: along the greedy path, or everywhere."""
 
     @model_validator(mode="after")
     def _one_input(self) -> InputsConfig:
-        given = [name for name in ("audio", "manifest", "tensors") if getattr(self, name) is not None]
-        if len(given) != 1:
-            what = "has no input" if not given else "has more than one input: " + ", ".join(given)
-            raise refuse(f"The configuration {what}.", detail="expected exactly one of audio, manifest, tensors")
+        if len(given := self.given) > 1:
+            what = "The configuration has more than one input: " + ", ".join(given)
+            raise refuse(f"{what}.", detail=_INPUT_HELP)
+        if self.adapter is not None and self.tensors is not None:
+            raise refuse("An adapter makes inputs of audio, but the inputs are tensors.", key=("adapter",))
         return self
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Which of audio, manifest and tensors there is: one, or none where a trace holds the inputs."""
+        return tuple(name for name in ("audio", "manifest", "tensors") if getattr(self, name) is not None)
+
+
+_INPUT_HELP = "expected exactly one of audio, manifest, tensors"
 
 
 class ExpectConfig(Section):
@@ -162,7 +221,7 @@ class StageConfig(Section):
     slice: str | None = None
     """The slice in NumPy's notation, e.g. `"..., -5:"`."""
     expect: ExpectConfig = ExpectConfig()
-    component: Component | None = None
+    component: Annotated[str | None, Field(min_length=1)] = None
     """The component the tensors lie in; without it the first word of the reference's tensor says so."""
 
     @property
@@ -209,9 +268,13 @@ class Config(Section):
     reference: ReferenceConfig
     candidates: dict[str, CandidateConfig]
     """By name, in the order of the report."""
-    inputs: InputsConfig
+    inputs: InputsConfig = InputsConfig()
+    """May be absent only where a trace is the reference: it holds what was fed."""
     stages: dict[str, StageConfig] | None = None
-    """By name, in the order of the report; None stands for the recipe's own map."""
+    """By name, in the order of the report; without it stages are found by alignment, or are those of the recipes."""
+    limits: Literal["measured", "estimated"] = "measured"
+    """Of aligned stages: `measured` runs every candidate several times to tell conversion from precision and to find
+    its limits; `estimated` runs each side once and goes by the depth and the declared dtypes."""
     thresholds: dict[str, Number] = {}
     """Metric → limit; empty where the limits follow from the precision that a candidate declares."""
     outputs: OutputsConfig = OutputsConfig()
@@ -225,6 +288,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
+        if not self.inputs.given and self.reference.trace is None:
+            raise refuse("The configuration has no input.", key=("inputs",), detail=_INPUT_HELP)
         _check_candidates(self)
         for position, name in enumerate(self.stages or {}):
             _check_stage(self, name, position)
@@ -239,23 +304,52 @@ def _check_candidates(config: Config) -> None:
     if not config.candidates:
         action = "Give at least one, e.g. 'raw_logits: {convert: {}}'."
         raise refuse("The configuration has no candidate.", key=("candidates",), action=action)
-    component = config.reference.component
     for name, candidate in config.candidates.items():
-        key: tuple[str | int, ...] = ("candidates", name)
         if not name.strip():
-            raise refuse("A candidate has an empty name.", key=key)
-        if isinstance(candidate.coreml, str) and component == "whole":
+            raise refuse("A candidate has an empty name.", key=("candidates", name))
+        _check_parts(config.reference, name, candidate)
+        if candidate.convert is not None and config.reference.nemo is None:
             raise refuse(
-                f"The candidate '{name}' is one package, but the reference is the whole model.",
-                key=(*key, "coreml"),
-                detail="expected component: package, e.g. {encoder: Encoder.mlpackage, joint: Joint.mlpackage}",
+                f"The candidate '{name}' is to be converted, but the reference is no NeMo model.",
+                key=("candidates", name, "convert"),
+                action="Convert it yourself and give 'coreml: PACKAGE'.",
             )
-        if isinstance(candidate.coreml, dict) and component != "whole" and component not in candidate.coreml:
-            raise refuse(
-                f"The candidate '{name}' has no package for the component '{component}'.",
-                key=(*key, "coreml"),
-                detail="it has packages for: " + ", ".join(candidate.coreml),
-            )
+
+
+def _check_parts(reference: ReferenceConfig, name: str, candidate: CandidateConfig) -> None:
+    """A candidate has a model for everything that is compared."""
+    given, known = getattr(candidate, candidate.kind), parts_of(reference)
+    key = ("candidates", name, candidate.kind)
+    if candidate.kind in ("convert", "trace"):
+        return
+    if isinstance(given, str) and (reference.component == "whole" or len(known) > 1):
+        parts = "whole model" if reference.nemo is not None else f"models {', '.join(known)}"
+        raise refuse(
+            f"The candidate '{name}' is one package, but the reference is the {parts}.",
+            key=key,
+            detail="expected component: package, e.g. {encoder: Encoder.mlpackage, joint: Joint.mlpackage}",
+        )
+    if not isinstance(given, dict):
+        return
+    if reference.nemo is None or reference.component in (*COMPONENTS, "whole"):
+        for part in given:
+            if part not in (known if reference.nemo is None else COMPONENTS):
+                detail = known_names("known components", part, known if reference.nemo is None else COMPONENTS)
+                raise refuse(f"There is no component '{part}'.", key=(*key, part), detail=detail)
+    if reference.nemo is not None and reference.component != "whole" and reference.component not in given:
+        raise refuse(
+            f"The candidate '{name}' has no package for the component '{reference.component}'.",
+            key=key,
+            detail="it has packages for: " + ", ".join(given),
+        )
+
+
+def parts_of(reference: ReferenceConfig) -> tuple[str, ...]:
+    """The components that a reference names; one of an empty name where it is one model."""
+    if reference.nemo is not None:
+        return COMPONENTS if reference.component == "whole" else (reference.component,)
+    given = getattr(reference, reference.kind)
+    return tuple(given) if isinstance(given, dict) else ("",)
 
 
 def _check_stage(config: Config, name: str, position: int) -> None:
@@ -268,7 +362,7 @@ def _check_stage(config: Config, name: str, position: int) -> None:
         fault = "which is not above it" if stage.of in stages else "which does not exist"
         known = known_names("stages above it", stage.of, earlier)
         raise refuse(f"The stage '{name}' is a slice of '{stage.of}', {fault}.", key=(*key, "of"), detail=known)
-    if component != "whole" and stage.component not in (None, component):
+    if config.reference.nemo is not None and component != "whole" and stage.component not in (None, component):
         raise refuse(
             f"The stage '{name}' is of the component '{stage.component}', but only '{component}' is compared.",
             key=(*key, "component"),

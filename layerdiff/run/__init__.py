@@ -8,7 +8,7 @@ nothing of a clip outlives it but counts, sums and one witness per stage.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from layerdiff.records import COMPONENTS, Component, Report, worst_status
 from layerdiff.run.candidates import Candidate, open_candidate, open_given
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 def execute(config: Config, *, progress: Progress, reference: NemoSource | None = None) -> Report:
     """Compares every candidate of the configuration with the reference.
 
+    The components of a NeMo transducer with a stage map, the user's or that of the recipes, are walked along the
+    greedy path, with all that belongs to it: each component fed by the candidate's own, decisions, durations.
+    Everything else is compared as a whole, with stages that are found by alignment unless they are given.
+
     Args:
         config: what to compare.
         progress: told about everything that lasts.
@@ -37,11 +41,28 @@ def execute(config: Config, *, progress: Progress, reference: NemoSource | None 
     Raises:
         LayerdiffError: the request can't be carried out; a failed comparison is a `Report`, not an error.
     """
+    if reference is None and not is_walked(config):
+        from layerdiff.run.aligned import execute_aligned
+
+        return execute_aligned(config, progress=progress)
+    return execute_walk(config, progress=progress, reference=reference)
+
+
+def is_walked(config: Config) -> bool:
+    """Whether the reference is walked component by component, along its greedy path."""
+    kinds = {entry.kind for entry in config.candidates.values()}
+    mapped = bool(config.stages) or kinds == {"convert"}
+    known = config.reference.component in (*COMPONENTS, "whole")
+    return config.reference.nemo is not None and known and mapped and kinds <= {"coreml", "convert"}
+
+
+def execute_walk(config: Config, *, progress: Progress, reference: NemoSource | None = None) -> Report:
+    """Walks the clips through a transducer and its conversions; see `execute`."""
     from layerdiff.sources.nemo import NemoSource
 
     inputs = find_inputs(config.inputs)
     given = {name: open_given(entry, component=config.reference.component) for name, entry in config.candidates.items()}
-    reference = reference or NemoSource.open(config.reference.nemo, progress=progress)
+    reference = reference or NemoSource.open(config.reference.nemo or "", progress=progress)
     stages = stage_map(config, reference)
     require_tensors(stages, reference, side="reference", title="the reference", place=config.path)
     components = components_of(config, stages)
@@ -87,7 +108,7 @@ def components_of(config: Config, stages: Sequence[Stage]) -> tuple[Component, .
     last = COMPONENTS.index(last_component(stages))
     if config.reference.component == "whole":
         return COMPONENTS[: last + 1]
-    return (config.reference.component,)
+    return (cast("Component", config.reference.component),)
 
 
 def open_trial(config: Config, stages: Sequence[Stage], candidate: Candidate, reference: NemoSource) -> Trial:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from layerdiff import convert
 from layerdiff.compare import Stage
@@ -52,18 +52,21 @@ def stage_map(config: Config, reference: NemoSource) -> list[Stage]:
     return resolve(entries, component=component)
 
 
-def resolve(stages: Mapping[str, StageConfig], *, component: str) -> list[Stage]:
+def resolve(stages: Mapping[str, StageConfig], *, component: str, parts: Sequence[str] = COMPONENTS) -> list[Stage]:
     """The configuration's stages as records, slices with the tensors of their parents.
 
     Args:
         stages: stage name → its entry, in the configuration's order.
         component: `reference.component`; anything but `whole` must be the component of every stage.
+        parts: the components that there are; where there is one alone, every stage lies in it.
     """
     resolved: dict[str, Stage] = {}
     for name, entry in stages.items():
         parent = resolved[entry.of] if entry.of is not None else None
-        resolved[name] = _slice(name, entry, parent) if parent else _plain(name, entry)
+        resolved[name] = _slice(name, entry, parent) if parent else _plain(name, entry, parts)
         found = resolved[name].component
+        if tuple(parts) != COMPONENTS:
+            continue
         if component not in ("whole", found):
             raise ConfigError(
                 f"stage '{name}' is of the {found}, but the run compares the {component}.",
@@ -73,11 +76,12 @@ def resolve(stages: Mapping[str, StageConfig], *, component: str) -> list[Stage]
     return list(resolved.values())
 
 
-def _plain(name: str, entry: StageConfig) -> Stage:
+def _plain(name: str, entry: StageConfig, parts: Sequence[str]) -> Stage:
     reference, candidate = entry.reference or "", entry.candidate or ""
+    found = parts[0] if len(parts) == 1 else entry.component or component_of(name, reference, parts)
     return Stage(
         name=name,
-        component=entry.component or component_of(name, reference),
+        component=cast("Component", found),
         reference=reference,
         candidate=candidate,
         some_positive=bool(entry.expect.some_positive),
@@ -98,17 +102,16 @@ def _slice(name: str, entry: StageConfig, parent: Stage) -> Stage:
     )
 
 
-def component_of(stage: str, tensor: str) -> Component:
+def component_of(stage: str, tensor: str, parts: Sequence[str] = COMPONENTS) -> str:
     """The component that a reference tensor lies in: the first word of its module path."""
     first = module_path(tensor).split(".")[0]
-    for component in COMPONENTS:
-        if first == component:
-            return component
+    if first in parts:
+        return first
     raise ConfigError(
         f"stage '{stage}' has a reference tensor '{tensor}' outside the model's components.",
         where=f"stages.{stage}.reference",
-        detail=known_names("components", first, COMPONENTS),
-        action="Start the module path with its component, as in `joint.enc`.",
+        detail=known_names("components", first, parts),
+        action="Start the module path with its component, as in `joint.enc`, or give the stage's `component:`.",
     )
 
 

@@ -53,7 +53,7 @@ def _described(model: Model, name: str) -> tuple[int | None, ...]:
 
 def _nodes(op: Op, constants: Mapping[str, Constant], dynamic: set[str], weights: dict[str, Weight]) -> Iterator[Node]:
     """One node per result of an op; grows `dynamic` by what depends on an input, and `weights` by what it holds."""
-    read = tuple(name for name in op.reads if name in dynamic)
+    read = tuple(name for name in _operands(op) if name in dynamic)
     bound = {role: constant for role, constant in _bound(op, constants) if _is_weight(constant)}
     kind = kind_of(op, bound)
     roles = {ROLES.get((kind, role), role): constant for role, constant in bound.items()}
@@ -73,6 +73,17 @@ def _nodes(op: Op, constants: Mapping[str, Constant], dynamic: set[str], weights
             scope=next((scope for c in roles.values() if (scope := scope_of(c.name))), ""),
             result=index,
         )
+
+
+_FIRST = ("cond", "query", "key", "x", "y", "value", "initial_h", "initial_c")
+"""Inputs that torch's ops take first, in its order; a program lists its inputs by their names."""
+
+
+def _operands(op: Op) -> tuple[str, ...]:
+    """The tensors that an op reads, in the order of torch's arguments."""
+    order = [*(name for name in _FIRST if name in op.inputs), *(name for name in op.inputs if name not in _FIRST)]
+    own = [argument for name in order for argument in op.inputs[name] if isinstance(argument, str)]
+    return tuple(dict.fromkeys([*own, *op.reads]))
 
 
 def _bound(op: Op, constants: Mapping[str, Constant]) -> Iterator[tuple[str, Constant]]:

@@ -1,0 +1,105 @@
+"""Tensors that are the same by their values, whatever their names, ops and layouts.
+
+A signature is what no permutation, squeezing or reshaping changes: how many values there are, their mean, range and
+quantiles. Two tensors whose signatures agree within `TOLERANCE` are taken to be the same if no other open tensor of
+either side agrees too; those that agree with several are compared no further, for nothing tells them apart. Constant
+tensors (all zeros, all ones) agree with too much to mean anything and are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerdiff.align.structure import Link, Matching
+
+Array = NDArray[Any]
+
+QUANTILES = 33
+SAMPLES = 2**20
+"""Of larger tensors the quantiles are left out: sorting them costs more than it tells."""
+TOLERANCE = 2e-3
+"""How far two signatures may lie apart, relative to the root mean square; float32 programs agree within 1e-5."""
+FEWEST = 8
+"""Tensors with fewer values are not paired by them."""
+SAME_VALUES = 0.75
+"""Confidence of a pair that only its values tell."""
+
+
+@dataclass(frozen=True, eq=False)
+class Signature:
+    """What no change of layout changes of a tensor."""
+
+    count: int
+    numbers: NDArray[np.float64]
+    """Root mean square, mean, mean of the absolute values, smallest, largest, quantiles."""
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether it can tell tensors apart: enough values that are finite and not all the same."""
+        finite = bool(np.isfinite(self.numbers).all())
+        return finite and self.count >= FEWEST and bool(self.numbers[4] - self.numbers[3] > 1e-6 * self.numbers[0])
+
+    def agrees(self, other: Signature) -> bool:
+        """Whether two tensors can hold the same values."""
+        if self.count != other.count:
+            return False
+        scale = max(self.numbers[0], other.numbers[0])
+        return bool((np.abs(self.numbers - other.numbers) <= TOLERANCE * scale).all())
+
+
+def signature(value: Array) -> Signature:
+    """The signature of a tensor, summed in float64; O(n log n) for n values, at most `SAMPLES` of them sorted."""
+    flat = np.asarray(value, np.float64).reshape(-1)
+    if not flat.size:
+        return Signature(0, np.zeros(5))
+    with np.errstate(all="ignore"):
+        sums = [np.sqrt(np.mean(flat * flat)), flat.mean(), np.abs(flat).mean(), flat.min(), flat.max()]
+        quantiles = np.quantile(flat, np.linspace(0, 1, QUANTILES)) if flat.size <= SAMPLES else np.empty(0)
+    return Signature(flat.size, np.concatenate([sums, quantiles]))
+
+
+def undecided(matching: Matching) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The computed tensors of both sides without a partner: those whose values may still tell."""
+    reference = tuple(name for name in matching.reference.nodes if matching.open_reference(name))
+    candidate = tuple(name for name in matching.candidate.nodes if matching.open_candidate(name))
+    return (reference, candidate) if reference and candidate else ((), ())
+
+
+def by_values(
+    matching: Matching, reference: Mapping[str, Signature], candidate: Mapping[str, Signature]
+) -> Iterator[Link]:
+    """Pairs of open tensors whose signatures agree with each other's and with no other one's.
+
+    Args:
+        matching: what is known already.
+        reference: open tensor → signature, on one and the same feed for both sides.
+        candidate: likewise, computed in float32.
+    """
+    fits: dict[str, list[str]] = {}
+    for name, one in reference.items():
+        if matching.open_reference(name) and one.is_telling:
+            fits[name] = [n for n, other in candidate.items() if matching.open_candidate(n) and one.agrees(other)]
+    claims: dict[str, int] = {}
+    for names in fits.values():
+        for other in names:
+            claims[other] = claims.get(other, 0) + 1
+    for name, names in fits.items():
+        if len(names) == 1 and claims[names[0]] == 1:
+            yield Link(name, names[0], "values", SAME_VALUES, "the same values, and no other tensor has them")
+        elif names:
+            yield from _in_order(matching, name, names, fits)
+
+
+def _in_order(matching: Matching, name: str, names: list[str], fits: Mapping[str, list[str]]) -> Iterator[Link]:
+    """Several tensors with equal values on both sides are the same whichever is paired with which: first with first."""
+    twins = [other for other, found in fits.items() if found == names]
+    if len(twins) == len(names):
+        place = twins.index(name)
+        yield Link(name, names[place], "values", SAME_VALUES, f"the same values as {len(names)} tensors of either side")
+    elif matching.open_reference(name):
+        matching.ambiguous[name] = tuple(names)

@@ -1,0 +1,125 @@
+"""Stages from an alignment, or from a stage map over models that are not walked component by component."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from layerdiff.align.layouts import Layout, find
+from layerdiff.compare import Stage, sliced
+from layerdiff.outline import Outline
+
+if TYPE_CHECKING:
+    from layerdiff.align import Alignment, Link
+    from layerdiff.compare import Index
+    from layerdiff.records import Array
+
+CHANNELS_LAST = frozenset({"linear", "embedding", "lstm", "gru", "rnn", "layer_norm"})
+"""Kinds of op whose rows of weights are the last axis of their results; of others it is the second one."""
+
+
+@dataclass(frozen=True)
+class AlignedStage:
+    """A stage with how its two sides were brought together."""
+
+    stage: Stage
+    link: Link | None = None
+    """None for a stage of the user's map."""
+    candidate_part: Index | None = None
+    """The part of the candidate's tensor that holds the stage; None for all of it."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether both sides are whole tensors, so that one can take the place of the other."""
+        return not self.stage.slices and self.candidate_part is None
+
+
+def aligned_stages(alignment: Alignment, *, component: str, reference: Outline) -> list[AlignedStage]:
+    """One stage per pair, named after the reference's tensor."""
+    return [_stage(link, component, reference) for link in alignment.pairs]
+
+
+def _stage(link: Link, component: str, reference: Outline) -> AlignedStage:
+    kind = reference.by_name[link.reference].kind
+    stage = Stage(link.reference, component, link.reference, link.candidate)  # type: ignore[arg-type]
+    if link.reference_rows is not None:
+        first, last = link.reference_rows
+        name = f"{link.reference}[{first}:{last}]"
+        stage = replace(stage, name=name, slices=(_channels(kind, link.reference_rows),))
+    part = _channels(kind, link.candidate_rows) if link.candidate_rows is not None else None
+    return AlignedStage(stage, link, part)
+
+
+def _channels(kind: str, rows: tuple[int, int]) -> Index:
+    """The index of some channels of a tensor."""
+    part = slice(*rows)
+    return (..., part) if kind in CHANNELS_LAST else (slice(None), part)
+
+
+@dataclass
+class Sides:
+    """The two sides of one stage, made to agree: which layout is used, and what was said about it."""
+
+    layouts: dict[str, Layout] = field(default_factory=dict)
+    """Stage → the layout that its first tensors decided."""
+
+    def agreed(
+        self, aligned: AlignedStage, truth: Array, values: Mapping[str, Array]
+    ) -> tuple[Array, dict[str, Array] | None, str]:
+        """The reference's side, every variant of the candidate's in its layout, and what was done, in words.
+
+        Args:
+            aligned: the stage.
+            truth: the reference's whole tensor.
+            values: variant → the candidate's whole tensor.
+
+        Returns:
+            None in the second place if no layout brings the two together.
+        """
+        expected = sliced(truth, aligned.stage.slices) if aligned.stage.slices else truth
+        part = aligned.candidate_part
+        cut = {name: value if part is None else value[part] for name, value in values.items()}
+        shown = next(iter(cut.values()))
+        layout = self._layout(aligned, expected, cut)
+        if layout is None:
+            return expected, None, f"{list(shown.shape)} against the reference's {list(expected.shape)}"
+        moved = {name: layout.apply(value, expected.shape) for name, value in cut.items()}
+        note = layout.describe(reference=expected.shape, candidate=shown.shape)
+        return expected, moved, note if part is None else f"{written(part)} of the tensor; {note}".rstrip("; ")
+
+    def _layout(self, aligned: AlignedStage, expected: Array, values: Mapping[str, Array]) -> Layout | None:
+        """The known layout if it still fits, else the one under which the most faithful variant is nearest."""
+        name, shown = aligned.stage.name, next(iter(values.values()))
+        known = self.layouts.get(name)
+        if known is not None and _applies(known, expected, shown):
+            return known
+        for variant in ("own", "float32", "declared"):
+            if variant in values:
+                found, _ = find(reference=expected, candidate=values[variant])
+                if found is not None:
+                    self.layouts[name] = found
+                return found
+        return None
+
+    def inverted(self, aligned: AlignedStage, truth: Array, shape: Sequence[int]) -> Array | None:
+        """The reference's tensor as the candidate has it; None if it is only a part of that."""
+        layout = self.layouts.get(aligned.stage.name)
+        if layout is None or not aligned.is_whole or layout.cropped:
+            return None
+        return layout.invert(truth, shape)
+
+
+def _applies(layout: Layout, reference: Array, candidate: Array) -> bool:
+    if len(layout.candidate_axes) != candidate.ndim or len(layout.reference_axes) != reference.ndim:
+        return False
+    try:
+        layout.apply(candidate, reference.shape)
+    except ValueError:
+        return False
+    return True
+
+
+def written(index: Any) -> str:
+    """An index in NumPy's notation."""
+    return ", ".join("..." if i is ... else f"{i.start or ''}:{'' if i.stop is None else i.stop}" for i in index)

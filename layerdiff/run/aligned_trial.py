@@ -1,0 +1,287 @@
+"""One model of a candidate under comparison with one model of the reference, stage by stage, in lockstep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from layerdiff.align import Alignment, Signature, align
+from layerdiff.align.graph import Graph
+from layerdiff.align.values import signature
+from layerdiff.compare import Stage, StageComparison, sliced
+from layerdiff.errors import ConfigError, FeedError, known_names
+from layerdiff.records import StageResult
+from layerdiff.run.aligned_stages import AlignedStage, Sides, aligned_stages
+from layerdiff.run.lockstep import Lockstep
+from layerdiff.run.runs import Runs, paired_inputs
+from layerdiff.run.weight_links import weight_links
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from layerdiff.outline import Outline
+    from layerdiff.records import Array
+    from layerdiff.sources import Feed, TensorSource
+
+SHOWN_FITS = 4
+
+
+@dataclass
+class Meeting:
+    """A reference and a candidate that have seen a first feed: what is compared of them."""
+
+    reference: Outline
+    candidate: Outline
+    inputs: Mapping[str, str]
+    """Input of the reference → input of the candidate."""
+    stages: Sequence[AlignedStage]
+    alignment: Alignment | None
+    """None where the user gave the stages."""
+
+
+@dataclass
+class AlignedTrial:
+    """One component of a candidate: feeds pass through `begin`, `receive`, `end`; `results` sums up."""
+
+    candidate: str
+    component: str
+    reference: TensorSource
+    runs: Runs
+    given: Sequence[Stage] | None = None
+    """The user's stages; None to align."""
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    place: str = "the configuration"
+    meeting: Meeting | None = None
+    comparisons: dict[str, StageComparison] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    """Feed that could not be run → why."""
+    sides: Sides = field(default_factory=Sides)
+    _lockstep: Lockstep | None = None
+    _label: str = ""
+    _note: str = ""
+
+    # -------------------------------------------------------------- alignment
+
+    def meet(self, feed: Feed) -> Meeting:
+        """What is compared, found out on the first feed.
+
+        Raises:
+            ConfigError: a stage of the user names a tensor that one side does not have.
+            FeedError: the two sides don't take the same inputs.
+        """
+        if self.meeting is None:
+            inputs = paired_inputs(feed, self.runs, title=f"candidate '{self.candidate}'")
+            ours, theirs = self.reference.outline(feed), self.runs.outline(self._fed(feed, inputs)[0])
+            if self.given is not None:
+                require_tensors(self.given, ours, theirs, title=f"candidate '{self.candidate}'", place=self.place)
+                stages = [AlignedStage(stage) for stage in self.given]
+                self.meeting = Meeting(ours, theirs, inputs, stages, None)
+            else:
+                found = self._align(ours, theirs, inputs, feed)
+                stages = aligned_stages(found, component=self.component, reference=ours)
+                self.meeting = Meeting(ours, theirs, inputs, stages, found)
+            self.comparisons = {s.stage.name: self._comparison(s.stage) for s in self.meeting.stages}
+        return self.meeting
+
+    def _align(self, ours: Outline, theirs: Outline, inputs: Mapping[str, str], feed: Feed) -> Alignment:
+        def probe(
+            reference: Collection[str], candidate: Collection[str]
+        ) -> tuple[dict[str, Signature], dict[str, Signature]]:
+            first: dict[str, Signature] = {}
+            self.reference.stream(feed, lambda name, value: first.update({name: signature(value)}), reference)
+            second = self.runs.probe(self._fed(feed, inputs)[0], candidate)
+            return first, {name: signature(value) for name, value in second}
+
+        return align(ours, theirs, inputs=inputs, weights=weight_links(ours, theirs), probe=probe)
+
+    def _fed(self, feed: Feed, inputs: Mapping[str, str]) -> tuple[Feed, str]:
+        return self.runs.fitted({theirs: feed[ours] for ours, theirs in inputs.items()})
+
+    def _comparison(self, stage: Stage) -> StageComparison:
+        variants = getattr(self.runs, "variants", {"declared": None})
+        return StageComparison(
+            stage, self.runs.dtype(stage.candidate), is_estimated=len(variants) == 1, keeps_witness=False
+        )
+
+    @cached_property
+    def by_reference(self) -> Mapping[str, list[AlignedStage]]:
+        """Reference tensor → its stages, parents before their slices."""
+        found: dict[str, list[AlignedStage]] = {}
+        for stage in self.meeting.stages if self.meeting else ():
+            found.setdefault(stage.stage.reference, []).append(stage)
+        return found
+
+    # -------------------------------------------------------------- comparison
+
+    def begin(self, feed: Feed, label: str) -> Collection[str]:
+        """Starts the candidate's runs on a feed; the reference's tensors that they are compared with."""
+        meeting = self.meet(feed)
+        self._lockstep, self._label = None, label
+        try:
+            fed, self._note = self._fed(feed, meeting.inputs)
+            wanted = [s.stage.candidate for s in meeting.stages if not s.stage.candidate_slices]
+            self._lockstep = Lockstep(self.runs.cursors(fed, wanted))
+        except FeedError as error:
+            self.missing[label] = error.what.removesuffix(".")
+            return ()
+        return self.by_reference.keys()
+
+    def receive(self, name: str, truth: Array) -> None:
+        """Compares one tensor of the reference with its counterparts."""
+        lockstep = self._lockstep
+        if lockstep is None:
+            return
+        moved: dict[str, dict[str, Array]] = {}
+        for aligned in self.by_reference.get(name, ()):
+            stage = aligned.stage
+            if stage.candidate_slices:
+                self._compare_slice(stage, truth, moved.get(stage.parent or "", {}))
+                continue
+            try:
+                values = lockstep.take(stage.candidate)
+            except FeedError as error:
+                self._stop(error)
+                return
+            if values:
+                moved[stage.name] = self._compare(aligned, truth, values)
+                self._force(aligned, truth, lockstep, values)
+
+    def _stop(self, error: FeedError) -> None:
+        """Gives up on a feed that the candidate does not take."""
+        self.missing[self._label] = error.what.removesuffix(".")
+        self.end()
+
+    def _compare(self, aligned: AlignedStage, truth: Array, values: Mapping[str, Array]) -> dict[str, Array]:
+        comparison = self.comparisons[aligned.stage.name]
+        expected, moved, note = self.sides.agreed(aligned, truth, values)
+        if moved is None:
+            comparison.disagreement = f"no layout brings the two sides together: {note}"
+            return {}
+        said = "; ".join(filter(None, (note, self._note if "cut off" in note else "")))
+        variants = dict(moved)
+        if not comparison.is_estimated:
+            variants.setdefault("float32", moved["declared"])
+        comparison.update(expected, variants, clip=self._label, points=None, layout="")
+        comparison.layout = said or comparison.layout
+        return moved
+
+    def _compare_slice(self, stage: Stage, truth: Array, parent: Mapping[str, Array]) -> None:
+        """A slice of a stage whose two sides agree already."""
+        if not parent:
+            return
+        cut = {name: sliced(value, stage.slices) for name, value in parent.items()}
+        comparison = self.comparisons[stage.name]
+        if not comparison.is_estimated:
+            cut.setdefault("float32", cut["declared"])
+        comparison.update(sliced(truth, stage.slices), cut, clip=self._label, points=None, layout="")
+
+    def _force(self, aligned: AlignedStage, truth: Array, lockstep: Lockstep, values: Mapping[str, Array]) -> None:
+        """Lets the forced run go on with the reference's tensor."""
+        if "own" not in values or aligned.stage.slices:
+            return
+        value = self.sides.inverted(aligned, truth, values["own"].shape)
+        if value is not None:
+            lockstep.cursors["own"].replace(aligned.stage.candidate, value)
+
+    def end(self) -> None:
+        """Ends the candidate's runs on a feed."""
+        if self._lockstep is not None:
+            self._lockstep.__exit__()
+            self._lockstep = None
+
+    # -------------------------------------------------------------- results
+
+    def results(self) -> list[StageResult]:
+        """The rows of all stages, and of what should have been one, in the order of the reference."""
+        if self.meeting is None:
+            return []
+        rows = [self._row(aligned) for aligned in self.meeting.stages]
+        return rows + self._unknown()
+
+    def _row(self, aligned: AlignedStage) -> StageResult:
+        stage, link = aligned.stage, aligned.link
+        comparison = self.comparisons[stage.name]
+        if not comparison.is_captured or self.missing:
+            comparison.missing = self._why_missing()
+        row = comparison.result(
+            depth=self.depths.get(stage.candidate, 0),
+            parent=self.comparisons[stage.parent] if stage.parent else None,
+            thresholds=self.thresholds,
+        )
+        if link is None:
+            return row
+        return replace(row, alignment_method=link.method, alignment_confidence=link.confidence)
+
+    def _why_missing(self) -> str:
+        return "; ".join(f"{label}: {why}" for label, why in self.missing.items()) or "nothing was captured"
+
+    def _unknown(self) -> list[StageResult]:
+        """Outputs of the reference without a counterpart, and tensors that could be several: never a pass."""
+        alignment = self.meeting.alignment if self.meeting else None
+        return [
+            StageResult(left.tensor, self.component, "unknown", left.reason, alignment_method="none")
+            for left in (alignment.unmatched if alignment else ())
+            if left.side == "reference" and (left.is_output or len(left.candidates) > 1)
+        ]
+
+    @cached_property
+    def depths(self) -> Mapping[str, int]:
+        """Tensor of the candidate → number of ops on the longest path from an input to it."""
+        depths: dict[str, int] = {}
+        for node in self.meeting.candidate.nodes if self.meeting else ():
+            depths[node.name] = 1 + max((depths.get(name, 0) for name in node.inputs), default=0)
+        return depths
+
+    @cached_property
+    def sources(self) -> Mapping[str, tuple[str, ...]]:
+        """Stage → the stages whose tensors it is computed from directly, with nothing compared in between."""
+        if self.meeting is None:
+            return {}
+        graph = Graph(self.meeting.candidate)
+        stages = {graph.root(s.stage.candidate): s.stage.name for s in self.meeting.stages if s.is_whole}
+        return {name: tuple(_nearest(graph, root, stages)) for root, name in stages.items()}
+
+
+def _nearest(graph: Graph, root: str, stages: Mapping[str, str]) -> list[str]:
+    """The stages that a tensor is computed from, going back until one is met on every path."""
+    found: dict[str, None] = {}
+    pending, seen = list(graph.operands.get(root, ())), set()
+    while pending:
+        name = pending.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in stages:
+            found[stages[name]] = None
+        else:
+            pending.extend(graph.operands.get(name, ()))
+    return list(found)
+
+
+def require_tensors(stages: Sequence[Stage], reference: Outline, candidate: Outline, *, title: str, place: str) -> None:
+    """Refuses a stage whose tensor one side does not have.
+
+    Args:
+        stages: the user's.
+        reference: the reference.
+        candidate: the candidate.
+        title: what the candidate's names belong to, for the message.
+        place: the configuration's path, for the message.
+
+    Raises:
+        ConfigError: with the nearest name that there is.
+    """
+    for stage in stages:
+        sides = (
+            ("reference", stage.reference, reference, "the reference"),
+            ("candidate", stage.candidate, candidate, title),
+        )
+        for side, name, outline, owner in sides:
+            if name not in outline.by_name:
+                raise ConfigError(
+                    f"stage '{stage.name}' has no {side} tensor '{name}'.",
+                    where=f"{place}, stages.{stage.name}.{side}",
+                    detail=known_names(f"known tensors of {owner}", name, outline.names()),
+                )
