@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from layerdiff.errors import EngineError, FeedError, LayerdiffError, PackageError, UnsupportedOpError
     from layerdiff.mil import Model, load
     from layerdiff.records import CandidateResult, Coverage, DurationAnalysis, Finding, Report, StageResult
+    from layerdiff.run.diff import diff
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "enable_predict": "layerdiff.binding",
+    "diff": "layerdiff.run.diff",
     "load": "layerdiff.mil",
     "Model": "layerdiff.mil",
     "CandidateResult": "layerdiff.records",
@@ -52,6 +54,7 @@ __all__ = [
     "StageResult",
     "UnsupportedOpError",
     "__version__",
+    "diff",
     "enable_predict",
     "load",
 ]

@@ -102,7 +102,7 @@ class StageComparison:
             return
         self.layout = note or self.layout
         self._note_shapes(reference, shown)
-        self.total.update(reference=reference, candidate=agreed, label=clip)
+        self.total.update(reference=compact(reference), candidate=compact(agreed), label=clip)
         self._update_splits(reference, variants, padded=layout)
         if self.keeps_witness:
             self._keep_worst(reference, agreed, clip=clip, points=points)
@@ -125,11 +125,11 @@ class StageComparison:
         for split, (first, second) in splits_of(variants).items():
             if first in sides and second in sides:
                 accumulator = self.splits.setdefault(split, RelativeL2())
-                accumulator.update(reference=sides[first], candidate=sides[second])
+                accumulator.update(reference=compact(sides[first]), candidate=compact(sides[second]))
 
     def _keep_worst(self, reference: Array, candidate: Array, *, clip: str, points: Points | None) -> None:
         error = RelativeL2()
-        error.update(reference=reference, candidate=candidate)
+        error.update(reference=compact(reference), candidate=compact(candidate))
         size = error.result()
         size = float("inf") if size is None else size
         if self.witness is None or size > self.witness.relative_l2_error:
@@ -297,6 +297,14 @@ def require_within(shape: Sequence[int], index: Index) -> None:
         for end in ends:
             if axis < len(shape) and not -shape[axis] <= end <= shape[axis]:
                 raise IndexError(f"{end} lies outside of axis {axis}, which has {shape[axis]} elements")
+
+
+def compact(value: Array) -> Array:
+    """A tensor without single axes at its end, so that its rows are as long as they can be: sums go row by row."""
+    shape = value.shape
+    while len(shape) > 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return value.reshape(shape)
 
 
 def squeezed(shape: Sequence[int]) -> tuple[int, ...]:

@@ -51,6 +51,8 @@ def add_anchors(matching: Matching, links: Iterable[WeightLink]) -> None:
         second = _last_of(matching.candidate, theirs, {c for o, c in groups if o == ours})
         if any(link.folded for link in found):
             first = _folded_into(matching.reference, first)
+        if not _trims(matching.reference, first):
+            second = _trims(matching.candidate, second) or second
         _add_results(matching, best, first, second)
 
 
@@ -103,6 +105,14 @@ def _folded_into(graph: Graph, name: str) -> str:
         name = readers[0]
         readers = graph.readers.get(name, ())
     return name
+
+
+def _trims(graph: Graph, name: str) -> str | None:
+    """The slice that is the only reader of an op: how a converter writes the end of a transposed convolution."""
+    readers = graph.readers.get(name, ())
+    if len(readers) == 1 and graph.nodes[readers[0]].kind == "slice" and len(graph.operands[readers[0]]) == 1:
+        return readers[0]
+    return None
 
 
 def _add_results(matching: Matching, link: WeightLink, one: str, other: str) -> None:

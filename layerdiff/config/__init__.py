@@ -44,6 +44,7 @@ __all__ = [
     "override",
     "parse_slice",
     "parts_of",
+    "stages_of",
 ]
 
 
@@ -69,6 +70,28 @@ def from_mapping(values: Mapping[str, Any], *, place: str = "the configuration")
         ConfigError: the values break a rule.
     """
     return _checked(Document(path=place, values=dict(values), lines={}))
+
+
+def stages_of(values: Mapping[str, Mapping[str, Any]]) -> dict[str, StageConfig]:
+    """A stage map that has the structure of a configuration's `stages`.
+
+    Raises:
+        ConfigError: an entry breaks a rule.
+    """
+    found: dict[str, StageConfig] = {}
+    for name, entry in values.items():
+        document = Document(path=f"stages.{name}", values=dict(entry), lines={})
+        try:
+            found[name] = StageConfig.model_validate(document.values)
+        except ValidationError as error:
+            raise as_config_error(error, document) from None
+        if (parent := found[name].of) is not None and parent not in found:
+            raise ConfigError(
+                f"The stage '{name}' is a slice of '{parent}', which is not above it.",
+                where=f"stages.{name}.of",
+                detail=known_names("stages above it", parent, [other for other in found if other != name]),
+            )
+    return found
 
 
 def override(
