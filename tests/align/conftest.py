@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from layerdiff.records import CandidateResult
 from tests.align.networks import Pair, convert, feed_of, module_of
 
 Prepared = Callable[..., Pair]
@@ -24,3 +25,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
         return Pair(module_of(name), package, feed_of(name))
 
     return prepare
+
+
+def compared(pair: Pair, package: Path | None = None) -> CandidateResult:
+    """The comparison of a module with its package, or with another one, with no stage map."""
+    import layerdiff
+
+    report = layerdiff.diff(reference=pair.module, candidates={"it": package or pair.package}, feed=pair.feed)
+    return report.candidates["it"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 from layerdiff import mil
-from tests.align.conftest import Prepared
-from tests.align.networks import COMPRESSED, FLOAT16, NETWORKS
+from layerdiff.records import CandidateResult
+from tests.align.agreement import candidate_values, missing_outputs, reference_values, wrong_pairs
+from tests.align.conftest import Prepared, compared
+from tests.align.networks import COMPRESSED, FLOAT16, NETWORKS, Pair
 from tests.align.scramble import WEIGHTS, blocks, scramble, specification
 
 TOLERANCE = {"float32": 2e-6, "float16": 4e-3}
@@ -117,3 +120,69 @@ def test_the_flexible_network_takes_any_length(length: int, prepared: Prepared) 
         expected = pair.module(torch.from_numpy(feed["x"].copy()))
     for one, got in zip(expected, outputs.values(), strict=True):
         np.testing.assert_allclose(got, one.numpy(), rtol=1e-4, atol=1e-5)
+
+
+# ------------------------------------------------------------------ the alignment
+
+FOLDED = "a batch norm is folded into the convolution"
+UNUSED = "its values are used by nothing"
+FUSED = "fused into another op"
+
+EXPLAINED: dict[str, dict[str, str]] = {
+    "conv": {"stem": FOLDED, "body": FOLDED, "image.0": FOLDED},
+    "recurrent": {"gru:1": UNUSED},
+    "depthwise": {"layers.0.depthwise": FOLDED, "layers.1.depthwise": FOLDED},
+    "functional": {"/sigmoid": FUSED},
+}
+"""Network → the tensors of its module that its package does not have, and why; every other one has to be paired."""
+
+WITHIN = {"float32": 5e-6, "float16": 1e-2, "int8": 0.05, "palettized": 0.1}
+"""Relative L2 error of every pair, floats widened: float16 and compressed packages keep their weights' loss."""
+
+
+def assert_complete(name: str, pair: Pair, package: Path, *, within: float, renamed: dict[str, str]) -> CandidateResult:
+    """Everything that can be paired is paired, and each pair is right by its values."""
+    result = compared(pair, package)
+    assert result.alignment is not None
+    left = {entry.tensor: entry.reason for entry in result.alignment.unpaired if entry.side == "reference"}
+    assert set(left) == set(EXPLAINED.get(name, ()))
+    assert all(entry.reason for entry in result.alignment.unpaired)
+    assert not result.coverage.missing
+    reference = reference_values(pair)
+    feed = {renamed.get(key, key): value for key, value in pair.feed.items()}
+    assert not wrong_pairs(result, reference, candidate_values(package, feed), within=within)
+    assert not missing_outputs(pair.reference(), result, reference)
+    return result
+
+
+@pytest.mark.parametrize(("name", "precision"), CONVERSIONS)
+def test_an_architecture_aligns_completely(name: str, precision: str, prepared: Prepared) -> None:
+    pair = prepared(name, precision=precision)
+    result = assert_complete(name, pair, pair.package, within=WITHIN[precision], renamed={})
+    assert result.status == "pass", [(stage.name, stage.reason) for stage in result.stages if stage.reason]
+    assert all(stage.alignment_confidence for stage in result.stages)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_does_with_meaningless_names(name: str, prepared: Prepared, tmp_path: Path) -> None:
+    pair, package = prepared(name), tmp_path / "scrambled.mlpackage"
+    renamed = scramble(pair.package, package, rename_interface=True)
+    if len(pair.feed) > 1:  # what is fed where is told by names where shapes don't tell
+        renamed = scramble(pair.package, tmp_path / "inner.mlpackage")
+        package = tmp_path / "inner.mlpackage"
+    result = assert_complete(name, pair, package, within=WITHIN["float32"], renamed=renamed)
+    assert result.status == "pass", [(stage.name, stage.reason) for stage in result.stages if stage.reason]
+
+
+@pytest.mark.parametrize("compression", COMPRESSED)
+def test_it_does_with_compressed_weights(compression: str, prepared: Prepared) -> None:
+    name = COMPRESSED[compression]
+    pair = prepared(name, compression=compression)
+    assert_complete(name, pair, pair.package, within=WITHIN[compression], renamed={})
+
+
+@pytest.mark.parametrize("length", [5, 64])
+def test_it_does_at_any_length(length: int, prepared: Prepared) -> None:
+    noise = np.random.default_rng(length).standard_normal((1, length, 6)).astype(np.float32)
+    pair = replace(prepared("flexible"), feed={"x": noise})
+    assert assert_complete("flexible", pair, pair.package, within=WITHIN["float32"], renamed={}).status == "pass"

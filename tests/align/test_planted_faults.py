@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from layerdiff import mil
+from layerdiff.records import CandidateResult
 from tests.align import faults
-from tests.align.conftest import Prepared
+from tests.align.conftest import Prepared, compared
 from tests.align.faults import Planted
 from tests.align.networks import Pair
+from tests.align.scramble import scramble
 
 
 @dataclass(frozen=True)
@@ -86,3 +88,65 @@ def test_a_copy_without_a_fault_differs_nowhere(prepared: Prepared, tmp_path: Pa
     tensor = faults.results(pair.package, "conv")[1]
     same = faults.scaled(pair.package, tmp_path / "same.mlpackage", tensor=tensor, factor=1.0)
     assert faults.first_difference(pair.package, same.package, pair.feed) is None
+
+
+# ------------------------------------------------------------------ own and inherited error
+
+RIGHT, WRONG = 1e-5, 1e-3
+"""Own errors of stages in float32: what is right stays below the first, what is wrong is above the second."""
+
+
+def at_fault(package: Path, tensor: str, compared_tensors: set[str]) -> set[str]:
+    """The compared tensors that show a fault in an op directly: its results, or else what is computed from them next.
+
+    Found in the program alone: forward from the results of the faulty op, no further than a compared tensor.
+    """
+    ops = next(iter(mil.open_package(package).program.functions.values())).block.ops
+    pending = [o.name for op in ops for o in op.outputs if any(o.name == tensor for o in op.outputs)]
+    found, seen = set[str](), set[str]()
+    while pending:
+        name = pending.pop()
+        if name in compared_tensors:
+            found.add(name)
+        elif name not in seen:
+            seen.add(name)
+            pending += [output.name for op in ops if name in op.reads for output in op.outputs]
+    return found
+
+
+def assert_singled_out(result: CandidateResult, planted: Planted) -> None:
+    """The first divergence is the fault, and no stage but those that show it directly has an error of its own."""
+    tensors = {stage.name: stage.candidate.tensor for stage in result.stages if stage.candidate is not None}
+    culprits = at_fault(planted.package, planted.tensor, set(tensors.values()))
+    own = {stage.name: stage.own_error for stage in result.stages if stage.own_error is not None}
+    assert own.keys() == tensors.keys()
+    first = result.first_divergence
+    assert result.status == "fail"
+    assert first is not None
+    assert tensors[first] in culprits
+    rows = {stage.name: stage for stage in result.stages}
+    is_float16 = any(stage.candidate.dtype == "float16" for stage in result.stages if stage.candidate is not None)
+    assert own[first] > WRONG
+    innocent = {name: error for name, error in own.items() if tensors[name] not in culprits}
+    limit = {name: (rows[name].total_limit or 0.0) if is_float16 else RIGHT for name in innocent}
+    assert {name: error for name, error in innocent.items() if error > limit[name]} == {}
+    inherited = [name for name in innocent if (rows[name].inherited_error or 0.0) > WRONG]
+    assert inherited or all(name in culprits for name in list(tensors.values())[-1:])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_own_error_singles_out_the_fault(name: str, prepared: Prepared, tmp_path: Path) -> None:
+    case = CASES[name]
+    pair = prepared(case.network, precision=case.precision)
+    planted = case.planted(pair, tmp_path / "faulty.mlpackage")
+    assert_singled_out(compared(pair, planted.package), planted)
+
+
+@pytest.mark.parametrize("name", ["middle convolution with a zero row", "key transposed", "gelu swapped"])
+def test_it_does_with_meaningless_names(name: str, prepared: Prepared, tmp_path: Path) -> None:
+    case = CASES[name]
+    pair = prepared(case.network)
+    planted = case.planted(pair, tmp_path / "faulty.mlpackage")
+    names = scramble(planted.package, tmp_path / "scrambled.mlpackage")
+    hidden = Planted(tmp_path / "scrambled.mlpackage", names.get(planted.tensor, planted.tensor))
+    assert_singled_out(compared(pair, hidden.package), hidden)
