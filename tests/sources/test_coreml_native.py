@@ -1,88 +1,94 @@
-"""The child process that runs Core ML: here its protocol, with stand-ins that answer, refuse, crash and hang.
-
-The stand-ins live in a module of their own because a spawned process imports what it runs. What Core ML
-itself answers is tested by tests/native on macOS.
-"""
+"""Components on Core ML: the same calls as on the portable engine, which runs in the child in its place."""
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
-from layerdiff.errors import EngineError
-from layerdiff.sources.coreml_native import Child, NativeSource, load_core_ml
+from layerdiff import mil
+from layerdiff.errors import ConfigError, EngineError
+from layerdiff.records import Call, Points
+from layerdiff.sources.coreml_native import NativeSource, core_ml_available
+from layerdiff.sources.coreml_portable import PortableSource
+from tests.mil.conftest import joints
+from tests.sources import core_ml_stand_ins as stand_ins
+from tests.sources.native_program import temporary
 
-STAND_INS = """
-import os, time
-
-def answers(path, compute_unit):
-    return lambda feed: {name: 2 * value for name, value in feed.items()}
-
-def refuses(path, compute_unit):
-    raise RuntimeError(f"cannot compile for {compute_unit}")
-
-def crashes(path, compute_unit):
-    return lambda feed: os._exit(9)
-
-def hangs(path, compute_unit):
-    return lambda feed: time.sleep(60)
-"""
+__all__ = ["joints", "temporary"]
 
 
-@pytest.fixture(scope="module")
-def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    folder = tmp_path_factory.mktemp("stand_ins")
-    (folder / "core_ml_stand_ins.py").write_text(STAND_INS)
-    sys.path.insert(0, str(folder))
-    yield importlib.import_module("core_ml_stand_ins")
-    sys.path.remove(str(folder))
+@pytest.fixture
+def call() -> Call:
+    """Five points on three steps of the prediction network."""
+    rng = np.random.default_rng(0)
+    steps = np.array([0, 0, 1, 1, 2])
+    points = Points(frames=np.arange(5), steps=steps, tokens=np.arange(3), frame_s=0.08)
+    feed = {
+        "encoder": rng.standard_normal((5, 24, 1)).astype(np.float32),
+        "decoder": rng.standard_normal((3, 20, 1)).astype(np.float32)[steps],
+    }
+    return Call("joint", feed, points)
 
 
-def test_answers_come_back_as_they_are(stand_ins: ModuleType) -> None:
-    child = Child("x.mlpackage", "ALL", stand_ins.answers)
-    feed = {"x": np.arange(6, dtype=np.float16).reshape(2, 3)}
-    try:
-        for _ in range(2):
-            answer = child.predict(feed)["x"]
-            assert answer.dtype == np.float16
-            np.testing.assert_array_equal(answer, 2 * feed["x"])
-    finally:
-        child.close()
+@pytest.fixture
+def source(joints: Any, temporary: Path) -> Iterator[NativeSource]:
+    native = NativeSource({"joint": mil.load(joints["float16"].package)}, load=stand_ins.engine)
+    yield native
+    native.close()
+    assert list(temporary.iterdir()) == []
 
 
-def test_a_refusal_is_one_error_with_its_text(stand_ins: ModuleType) -> None:
-    child = Child("x.mlpackage", "CPU_AND_NE", stand_ins.refuses)
-    with pytest.raises(EngineError, match="cannot compile for CPU_AND_NE") as caught:
-        child.predict({})
-    assert "engine: portable" in str(caught.value)
+def test_inner_tensors_and_outputs_are_those_of_the_portable_source(source: NativeSource, call: Call) -> None:
+    portable = PortableSource(source.packages)
+    inner = [name for name in source.tensor_names("joint") if "linear" in name]
+    assert len(inner) == 3
+    assert set(source.tensor_names("joint")) == set(portable.tensor_names("joint"))
+    wanted = [inner[-1], "logits", *inner[:-1]]
+    for _ in range(2):
+        found, expected = source.run(call, wanted), portable.run(call, wanted)
+        assert list(found.tensors) == wanted
+        for name, value in {**expected.outputs, **expected.tensors}.items():
+            got = {**found.outputs, **found.tensors}[name]
+            np.testing.assert_array_equal(got, value)
+            assert got.dtype == (np.float32 if value.dtype == np.float16 else value.dtype)
+        assert found.layouts == expected.layouts
 
 
-def test_a_crash_does_not_take_us_along(stand_ins: ModuleType) -> None:
-    child = Child("x.mlpackage", "ALL", stand_ins.crashes)
-    with pytest.raises(EngineError, match="the process ended"):
-        child.predict({})
+def test_what_is_not_shown_is_absent_and_the_reason_is_kept(source: NativeSource, call: Call) -> None:
+    source.probe("joint").refused["linear_0_cast_fp16"] = "it crashed"
+    found = source.run(call, ["logits", "linear_0_cast_fp16", "nothing"])
+    assert list(found.tensors) == ["logits"]
+    assert source.why_missing("joint", "linear_0_cast_fp16").endswith("'linear_0_cast_fp16': it crashed")
+    assert source.why_missing("joint", "nothing") == source.why_missing("joint", "logits") == ""
 
 
-def test_a_hung_prediction_is_ended(stand_ins: ModuleType) -> None:
-    child = Child("x.mlpackage", "ALL", stand_ins.hangs, answer_within_s=0.5)
-    with pytest.raises(EngineError, match="no answer within"):
-        child.predict({})
-    assert child._process is None
+def test_a_package_that_does_not_run_at_all_is_an_error(joints: Any, call: Call) -> None:
+    source = NativeSource({"joint": mil.load(joints["float32"].package)}, "CPU_ONLY", stand_ins.refuses)
+    with pytest.raises(EngineError, match="cannot compile for CPU_ONLY"):
+        source.run(call, ["logits"])
+    source.close()
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="Core ML predicts there")
-def test_without_core_ml_the_real_loader_says_so(tmp_path: Path) -> None:
-    child = Child(str(tmp_path / "missing.mlpackage"), "ALL", load_core_ml)
-    with pytest.raises(EngineError, match="Core ML could not run the package"):
-        child.predict({})
+def test_the_compute_unit_is_checked_and_described(joints: Any) -> None:
+    with pytest.raises(ConfigError, match="no compute unit 'ANE'"):
+        NativeSource({}, compute_unit="ANE")
+    source = NativeSource({"joint": mil.load(joints["float32"].package)}, "CPU_AND_NE")
+    assert source.description["compute_unit"] == "CPU_AND_NE"
+    assert source.description["precision"] == {"joint": "float32"}
 
 
 def test_tensors_cannot_be_injected() -> None:
     with pytest.raises(ValueError, match="portable engine"):
         NativeSource({}).run(None, [], inject={"x": np.zeros(1)})  # type: ignore[arg-type]
+
+
+def test_only_macos_has_core_ml(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    for platform, expected in {"darwin": True, "linux": False, "win32": False}.items():
+        monkeypatch.setattr(sys, "platform", platform)
+        assert core_ml_available() is expected
