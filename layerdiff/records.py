@@ -176,6 +176,8 @@ class StageResult:
     error_gain: float | None = None
     """Total error over the largest total error among the compared tensors that it is computed from; None where
     these have no error."""
+    placement: str = ""
+    """Where Core ML plans to run the op, e.g. `NeuralEngine`; empty without a native engine."""
     confirmed_own_error: float | None = None
     """Of a stage under suspicion: its own error, measured once more by giving the program the reference's tensors."""
     worst: Mapping[str, Any] | None = None
@@ -304,10 +306,10 @@ class CandidateResult:
     stages: tuple[StageResult, ...]
     findings: tuple[Finding, ...] = ()
     tdt: DurationAnalysis | None = None
-    alignment: AlignmentSummary | None = None
-    """None where the stages were given."""
     description: Mapping[str, Any] = field(default_factory=dict)
     """Engine, package paths, declared precision, recipe."""
+    alignment: AlignmentSummary | None = None
+    """None where the stages were given."""
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ def _candidate(candidate: CandidateResult) -> dict[str, Any]:
         "stages": [_stage(stage) for stage in all_stages(candidate)],
         "findings": plain(candidate.findings),
         "tdt": plain(candidate.tdt),
+        "alignment": plain(candidate.alignment),
         "description": plain(candidate.description),
     }
 

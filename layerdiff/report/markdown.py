@@ -35,6 +35,9 @@ def candidate_lines(candidate: CandidateResult) -> Iterator[str]:
     yield f"- **Coverage**: {done}, {len(entry.missing)} skipped"
     for missing in entry.missing:
         yield f"  - {code(missing.stage)}: {escaped(missing.reason)}"
+    if candidate.alignment is not None:
+        yield from facts("Alignment", sections.alignment_facts(candidate.alignment))
+        yield from (f"  - {escaped(sections.unpaired_fact(left))}" for left in candidate.alignment.unpaired)
     yield from ("", *table(rows), "", sections.LEGEND)
     yield from ("", *bullets(sections.failures(rows))) if any(row["status"] == "fail" for row in rows) else ()
     if candidate.tdt is not None:

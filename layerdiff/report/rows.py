@@ -93,10 +93,14 @@ COLUMNS: tuple[Column, ...] = (
             "runtime_error",
             "conversion_limit",
             "total_limit",
+            "error_gain",
+            "confirmed_own_error",
         )
     ),
     _text("layout"),
     _text("alignment_method"),
+    _number("alignment_confidence"),
+    _text("placement"),
     *(_worst(name) for name in ("clip", "row", "frame", "time_s", "step")),
 )
 

@@ -10,13 +10,26 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from layerdiff.records import CandidateResult, Coverage, DurationAnalysis, Finding, Flip, NegativePoint, Report
+from layerdiff.records import (
+    AlignmentSummary,
+    CandidateResult,
+    Coverage,
+    DurationAnalysis,
+    Finding,
+    Flip,
+    NegativePoint,
+    Report,
+    Unpaired,
+)
 from layerdiff.report import cells
 from layerdiff.report.rows import Row
 from layerdiff.report.tables import STYLES, flow
 
 SHOWN_FLIPS = 10
 """How many changed decisions are listed; all of them are in report.json."""
+
+SHOWN_PAIRS = 12
+"""How many pairs, and how many unpaired tensors, are listed; all of them are in report.json."""
 
 _LABEL_WIDTH = 11
 
@@ -83,13 +96,65 @@ def coverage(entry: Coverage, *, width: int) -> Text:
     return text
 
 
+def alignment(entry: AlignmentSummary, rows: Sequence[Row], *, width: int, whole: bool = False) -> Iterator[Text]:
+    """How the stages were found, which tensor is which, and what has no counterpart.
+
+    Args:
+        entry: the alignment.
+        rows: the stages.
+        width: columns.
+        whole: whether to list everything; else only the first few.
+    """
+    yield labelled("alignment", alignment_facts(entry), width=width)
+    pairs = [pair_fact(row) for row in rows if row["candidate_tensor"]]
+    for label, items in (("pairs", pairs), ("unpaired", [unpaired_fact(left) for left in entry.unpaired])):
+        shown = items if whole else items[:SHOWN_PAIRS]
+        rest = [f"… and {len(items) - len(shown)} more, in report.json"] if len(items) > len(shown) else []
+        for position, item in enumerate([*shown, *rest]):
+            yield labelled("" if position else label, [item], width=width, style="dim", separator=" ")
+
+
+def alignment_facts(entry: AlignmentSummary) -> list[str]:
+    """`17 by name`, `8 by structure`, and how much of either side that is."""
+    found = [f"{count} by {method}" for method, count in entry.methods.items()]
+    of = "{} of the {}'s {} tensors"
+    return [
+        *found,
+        of.format(entry.reference_paired, "reference", entry.reference_tensors),
+        of.format(entry.candidate_paired, "candidate", entry.candidate_tensors),
+    ]
+
+
+def pair_fact(row: Row) -> str:
+    """`joint.enc = linear_0_cast_fp16 (weights 0.97)`."""
+    sure = row["alignment_confidence"]
+    how = f"{row['alignment_method']} {cells.share(sure)}" if sure is not None else row["alignment_method"]
+    return f"{row['stage']} = {row['candidate_tensor']} ({how})"
+
+
+def unpaired_fact(left: Unpaired) -> str:
+    """Which tensor of which side, its op, and why."""
+    return f"{left.side}'s {cells.clean(left.tensor)} ({cells.clean(left.op)}): {cells.clean(left.reason)}"
+
+
 def reasons(rows: Sequence[Row], *, width: int) -> Iterator[Text]:
     """Why stages fail, and which layouts were changed; the coverage has the unknown ones."""
     for text in failures(rows):
         yield paragraph(f"✗ {text}", width=width, style="red")
+    confirmed = [row for row in rows if row["confirmed_own_error"] is not None]
+    for row in confirmed:
+        yield paragraph(f"· {row['stage']}: {confirmation(row)}", width=width, style="dim")
     for row in rows:
         if row["layout"]:
             yield paragraph(f"· {row['stage']}: {row['layout']}", width=width, style="dim")
+
+
+def confirmation(row: Row) -> str:
+    """What a second measurement says of a stage's own error."""
+    again, own = row["confirmed_own_error"], row["own_error"]
+    verdict = "confirms" if own and abs(again - own) <= 0.1 * own else "contradicts"
+    measured = f"{cells.number(again)}, which {verdict} {cells.number(own)}"
+    return f"given the reference's tensors alone, its own error is {measured}"
 
 
 def failures(rows: Sequence[Row]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from layerdiff.records import CandidateResult, Report
 from layerdiff.report import cells, sections
-from layerdiff.report.rows import candidate_rows
+from layerdiff.report.rows import Row, candidate_rows
 from layerdiff.report.tables import STYLES, stage_table
 
 PIPE_WIDTH = 100
@@ -114,14 +114,35 @@ def candidate_view(candidate: CandidateResult, *, width: int) -> Iterator[Render
     title = Text(f"{cells.clean(candidate.name)}  {cells.status(candidate.status)}", style=STYLES[candidate.status])
     yield from (Text(), Rule(title, align="left", style="dim"))
     yield sections.labelled("candidate", sections.candidate_facts(candidate.description), width=width)
-    yield from (sections.coverage(candidate.coverage, width=width), Text())
-    yield stage_table(rows, width=width)
+    yield sections.coverage(candidate.coverage, width=width)
+    if candidate.alignment is not None:
+        yield from sections.alignment(candidate.alignment, rows, width=width)
+    yield Text()
+    shown = telling(rows)
+    yield stage_table(shown, width=width)
+    if len(shown) < len(rows):
+        left = f"{len(rows) - len(shown)} of {len(rows)} stages are not shown; all of them are in stages.csv"
+        yield sections.paragraph(left, width=width, style="dim")
     yield sections.paragraph(sections.LEGEND, width=width, style="dim")
     yield from spaced(sections.reasons(rows, width=width))
     if candidate.tdt is not None:
         yield from (Text(), sections.durations(candidate.tdt, width=width))
     for entry in candidate.findings:
         yield from (Text(), sections.finding(entry, width=width))
+
+
+SHOWN_ROWS = 60
+"""A longer table shows what fails and what comes before it, then the first and the last stages."""
+
+
+def telling(rows: Sequence[Row]) -> list[Row]:
+    """The rows that a long table shows, in order; all of a short one."""
+    if len(rows) <= SHOWN_ROWS:
+        return list(rows)
+    bad = [place for place, row in enumerate(rows) if row["status"] != "pass"]
+    near = [place for found in bad for place in (found, found - 1) if place >= 0]
+    order = list(dict.fromkeys([*near, len(rows) - 1, *range(len(rows))]))
+    return [rows[place] for place in sorted(order[:SHOWN_ROWS])]
 
 
 def spaced(parts: Iterable[RenderableType]) -> Iterator[RenderableType]:

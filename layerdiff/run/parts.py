@@ -183,7 +183,7 @@ def _package_runs(name: str, entry: CandidateConfig, model: Any, measured: bool)
         return PackageRuns(model, measured)
     from layerdiff.sources.coreml_native_model import NativeModel
 
-    return PackageRuns(model, measured, NativeModel.open(model, compute_unit=entry.compute_unit))
+    return PackageRuns(model, measured, NativeModel(model, entry.compute_unit))
 
 
 def _plain_runs(kind: str, text: str) -> PlainRuns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from layerdiff.align.anchors import WeightLink
@@ -30,14 +30,14 @@ def weight_links(reference: Outline, candidate: Outline) -> list[WeightLink]:
     return [*_by_name(named, matches), *_by_values(named, matches)]
 
 
-def _by_name(named: dict[str, str], matches: tuple[WeightMatch, ...]) -> Iterator[WeightLink]:
+def _by_name(named: Mapping[str, str], matches: tuple[WeightMatch, ...]) -> Iterator[WeightLink]:
     folded = {(match.reference, match.candidate) for match in matches if is_folded(match)}
     for theirs, ours in named.items():
         evidence = f"'{theirs}' is named after '{ours}'"
         yield WeightLink(ours, theirs, "name", BY_NAME, evidence, folded=(ours, theirs) in folded)
 
 
-def _by_values(named: dict[str, str], matches: tuple[WeightMatch, ...]) -> Iterator[WeightLink]:
+def _by_values(named: Mapping[str, str], matches: tuple[WeightMatch, ...]) -> Iterator[WeightLink]:
     for match in matches:
         if match.candidate in named:
             continue
