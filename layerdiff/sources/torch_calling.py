@@ -159,7 +159,8 @@ def returning_nodes(
 def to_tensors(feed: Feed, module: torch.nn.Module, *, title: str) -> dict[str, torch.Tensor]:
     """Copies of the arrays as tensors on the model's device; floats in the model's floating dtype.
 
-    Integers and bools keep their dtype.
+    Integers and bools keep their dtype. The memory is torch's, whose alignment is always the same: kernels round
+    differently on numpy's, which begins wherever there is room.
 
     Raises:
         FeedError: an array's dtype is none of torch's.
@@ -169,7 +170,7 @@ def to_tensors(feed: Feed, module: torch.nn.Module, *, title: str) -> dict[str, 
     tensors = {}
     for name, value in feed.items():
         try:
-            tensor = torch.from_numpy(np.array(value))
+            tensor = torch.from_numpy(np.array(value)).clone()
         except TypeError as error:
             raise FeedError(
                 f"the input '{name}' is {np.asarray(value).dtype}, which torch does not know.",

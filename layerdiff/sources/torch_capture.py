@@ -32,8 +32,9 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, _pop_mode_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from layerdiff.sources.torch_dispatch import OpState, Outside
 from layerdiff.sources.torch_kinds import OpSpec, op_spec
 from layerdiff.sources.torch_ops import Argument, Listener, OpRun, new_tensors, storage_of
 from layerdiff.sources.torch_tensors import (
@@ -72,21 +73,6 @@ class ModuleCall:
         return f"{self.name}/{op}_{count}" if count else f"{self.name}/{op}"
 
 
-class Outside:
-    """`with Outside()(): …` in the midst of a model's run runs as if it stood where the `Outside` was made."""
-
-    def __init__(self) -> None:
-        self.inference, self.gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        modes = torch._C._len_torch_dispatch_stack()  # none inside of an op, the capture's own inside of a hook
-        without = (nullcontext, _pop_mode_temporarily)[modes] if modes < 2 else _disable_current_modes
-        with without(), torch.inference_mode(self.inference):
-            torch.set_grad_enabled(self.gradients)  # inference_mode restores it
-            yield
-
-
 class Capture(TorchDispatchMode):
     """One run of a model that is being watched.
 
@@ -100,6 +86,11 @@ class Capture(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Without a wrapper that imports torch's compiler, which takes seconds."""
+        return False
+
     def __init__(
         self,
         weights: Mapping[str, torch.Tensor],
@@ -110,7 +101,8 @@ class Capture(TorchDispatchMode):
         scripted: Sequence[str] = (),
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.outside = Outside()
+        self._outside = Outside()
+        self._op_state = OpState()
         self.inputs: dict[str, Known] = {}
         self.sink_failed = False
         self.running = ""
@@ -131,6 +123,11 @@ class Capture(TorchDispatchMode):
             self._known.put(tensor, Known(name, Storage(is_weight=True), from_weights=True, is_weight=True))
 
     # -------------------------------------------------------------- the run
+
+    def __enter__(self) -> Capture:
+        self._op_state = OpState()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
 
     def feed(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Names what is fed. Inputs are handed out only if they are asked for."""
@@ -186,7 +183,7 @@ class Capture(TorchDispatchMode):
         if self._sink is None or self.sink_failed:
             return
         self.sink_failed = True
-        with self.outside():
+        with self._outside():
             self._sink(name, lent_array(tensor))
         self.sink_failed = False
 
@@ -218,7 +215,8 @@ class Capture(TorchDispatchMode):
         spec, kwargs = op_spec(func), kwargs or {}
         read = self._read(spec, args, kwargs)
         self.running = f"{self._stack[-1].name}/{spec.name}"
-        output = func(*args, **kwargs)
+        with self._op_state() if spec.composite else nullcontext():
+            output = func(*args, **kwargs)
         results = self._results(spec, read, output)
         if results:
             if self._listener is not None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import torch
+
 from layerdiff.outline import COMPUTING, WEIGHTED
 
 AS_KIND = {
@@ -152,6 +154,8 @@ class OpSpec:
     fresh: bool
     """Its results never share storage with its arguments."""
     shape_only: bool
+    composite: bool
+    """It is made of other ops, for each of which torch dispatches again."""
 
 
 @lru_cache(maxsize=4096)
@@ -160,7 +164,9 @@ def op_spec(func: Any) -> OpSpec:
     schema = getattr(func, "_schema", None)
     if schema is None:
         name = func.name()
-        return OpSpec(name, name, "other", (), frozenset(), False, False, fresh=False, shape_only=False)
+        return OpSpec(
+            name, name, "other", (), frozenset(), False, False, fresh=False, shape_only=False, composite=False
+        )
     namespace, _, base = schema.name.rpartition("::")
     written = frozenset(a.name for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write)
     in_place = base.endswith("_") and not base.endswith("__")
@@ -178,6 +184,7 @@ def op_spec(func: Any) -> OpSpec:
         writes_values=name not in SAME_STORAGE,
         fresh=not written and (kind in COMPUTING or kind in WEIGHTED) and name not in MAY_RETURN_VIEWS,
         shape_only=name in SHAPE_ONLY,
+        composite=func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd),
     )
 
 

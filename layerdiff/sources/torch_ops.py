@@ -54,7 +54,7 @@ def new_tensors(spec: OpSpec, read: Sequence[Argument], output: Any) -> list[tup
     """
     if isinstance(output, torch.Tensor) and not spec.written:
         return [] if any(a.tensor is output for a in read) else [(0, output)]
-    outputs = output if isinstance(output, tuple | list) else (output,)
+    outputs = output if isinstance(output, tuple | list) else () if output is None else (output,)
     written = {id(a.tensor): a.tensor for a in read if a.name in spec.written}
     old = {id(a.tensor) for a in read} - set(written)
     found = [(i, t) for i, t in enumerate(outputs) if isinstance(t, torch.Tensor) and id(t) not in old]
