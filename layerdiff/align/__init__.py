@@ -73,6 +73,7 @@ def align(
     *,
     inputs: Mapping[str, str],
     weights: Iterable[WeightLink],
+    outputs: Mapping[str, str] | None = None,
     given: Iterable[tuple[str, str]] = (),
     probe: Probe | None = None,
 ) -> Alignment:
@@ -83,6 +84,8 @@ def align(
         candidate: the other one.
         inputs: input of the reference → input of the candidate that is fed the same.
         weights: weights that are the same, see `anchors`.
+        outputs: output of the reference → output of the candidate that has to be the same; None for those of one name,
+            or of one place where both models return equally many.
         given: pairs of tensor names that the user gives; they are taken as they are.
         probe: gives signatures of what structure leaves open; without it values decide nothing.
     """
@@ -94,25 +97,39 @@ def align(
         matching.add(Link(one, other, "name", 1.0, "fed alike"))
     add_anchors(matching, weights)
     propagate(matching)
-    for link in _outputs(matching):
-        matching.add(link)
+    interface = _outputs(reference, candidate) if outputs is None else dict(outputs)
+    for one, other in interface.items():
+        matching.add(_output_link(matching, one, other))
     propagate(matching)
     if probe is not None:
         _decide_by_values(matching, probe)
+    _hold_outputs_together(matching, interface)
     return _settled(matching)
 
 
-def _outputs(matching: Matching) -> Iterator[Link]:
+def _outputs(reference: Outline, candidate: Outline) -> dict[str, str]:
     """What both models return under one name, or in the same place where they return equally many tensors."""
-    ours, theirs = matching.reference.outline.outputs, matching.candidate.outline.outputs
-    known = [(name, name) for name in ours if name in theirs]
-    if len(ours) == len(theirs):
-        known += list(zip(ours, theirs, strict=True))
-    for one, other in known:
-        first, second = matching.reference.root(one), matching.candidate.root(other)
-        if matching.open_reference(first) and matching.open_candidate(second):
-            evidence = "outputs of one name" if one == other else "outputs in the same place"
-            yield Link(first, second, "structure", INTERFACE, evidence, composite=one != other and len(ours) > 1)
+    ours, theirs = reference.outputs, candidate.outputs
+    named = {name: name for name in ours if name in theirs}
+    return named or (dict(zip(ours, theirs, strict=True)) if len(ours) == len(theirs) else {})
+
+
+def _output_link(matching: Matching, one: str, other: str) -> Link:
+    evidence = "outputs of one name" if one == other else f"the outputs '{one}' and '{other}'"
+    return Link(matching.reference.root(one), matching.candidate.root(other), "structure", INTERFACE, evidence)
+
+
+def _hold_outputs_together(matching: Matching, interface: Mapping[str, str]) -> None:
+    """Compares what the models return in any case, also where the reference's output has its counterpart further
+    inside.
+
+    A model that does something more to its output (a log-softmax that was baked in) is not the same function.
+    """
+    for one, other in interface.items():
+        link = _output_link(matching, one, other)
+        elsewhere = matching.partner(link.reference) not in (link.candidate, None)
+        if elsewhere and link.candidate in matching.candidate.nodes:
+            matching.outputs.append(replace(link, evidence=f"returned as '{other}'"))
 
 
 def _decide_by_values(matching: Matching, probe: Probe) -> None:
@@ -133,7 +150,7 @@ def _settled(matching: Matching) -> Alignment:
     links = [link for link in (*matching.links.values(), *matching.parts) if link.reference not in inputs]
     in_parts = [link for link in matching.parts if link.reference not in matching.links]
     links = [link for link in links if link.reference in order and (link not in matching.parts or link in in_parts)]
-    pairs = sorted(links, key=lambda link: order[link.reference])
+    pairs = sorted([*links, *matching.outputs], key=lambda link: order[link.reference])
     return Alignment(
         pairs=tuple(_shown(matching, link) for link in pairs),
         unmatched=(*_left(matching, "reference"), *_left(matching, "candidate")),
@@ -158,7 +175,8 @@ def _left(matching: Matching, side: str) -> Iterator[Unmatched]:
     graph = matching.reference if side == "reference" else matching.candidate
     reasons = explained(matching, side=side)
     outputs = {graph.root(name) for name in graph.outline.outputs}
-    partial = {link.reference if side == "reference" else link.candidate for link in matching.parts}
+    loose = (*matching.parts, *matching.outputs)
+    partial = {link.reference if side == "reference" else link.candidate for link in loose}
     paired = matching.links if side == "reference" else matching.partners
     for name, node in graph.nodes.items():
         if name in paired or name in partial:

@@ -49,6 +49,8 @@ class Matching:
     """Reference root → its link; a root whose channels are spread over several tensors has none here."""
     parts: list[Link] = field(default_factory=list)
     """Pairs of which one side is a part of a tensor."""
+    outputs: list[Link] = field(default_factory=list)
+    """Outputs that are compared although the reference's has a counterpart elsewhere."""
     partners: dict[str, str] = field(default_factory=dict)
     """Candidate root → reference root."""
     ambiguous: dict[str, tuple[str, ...]] = field(default_factory=dict)

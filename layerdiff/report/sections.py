@@ -111,7 +111,7 @@ def alignment(entry: AlignmentSummary, rows: Sequence[Row], *, width: int, whole
         shown = items if whole else items[:SHOWN_PAIRS]
         rest = [f"… and {len(items) - len(shown)} more, in report.json"] if len(items) > len(shown) else []
         for position, item in enumerate([*shown, *rest]):
-            yield labelled("" if position else label, [item], width=width, style="dim", separator=" ")
+            yield sentence("" if position else label, item, width=width, style="dim")
 
 
 def alignment_facts(entry: AlignmentSummary) -> list[str]:
@@ -129,7 +129,7 @@ def pair_fact(row: Row) -> str:
     """`joint.enc = linear_0_cast_fp16 (weights 0.97)`."""
     sure = row["alignment_confidence"]
     how = f"{row['alignment_method']} {cells.share(sure)}" if sure is not None else row["alignment_method"]
-    return f"{row['stage']} = {row['candidate_tensor']} ({how})"
+    return f"{row['reference_tensor']} = {row['candidate_tensor']} ({how})"
 
 
 def unpaired_fact(left: Unpaired) -> str:

@@ -39,6 +39,14 @@ if TYPE_CHECKING:
     from layerdiff.records import Array
     from layerdiff.sources import Feed
 
+CONTRACT_OUTPUTS = {
+    "preprocessor": ("mel", "mel_length"),
+    "encoder": ("encoder", "encoder_length"),
+    "decoder": ("decoder", "", "h_out", "c_out"),
+    "joint": ("logits",),
+}
+"""Component of a NeMo model → the names in its packages of what its module returns, in order; empty for none."""
+
 Fed = tuple[str, str, "Feed"]
 """Component, label, feed."""
 
@@ -62,6 +70,7 @@ def execute_aligned(config: Config, *, progress: Progress) -> Report:
                 given=None if given is None else [stage for stage in given if stage.component == part],
                 thresholds=config.thresholds,
                 place=config.path or "the configuration",
+                outputs=CONTRACT_OUTPUTS.get(part) if config.reference.nemo is not None else None,
             )
             for part, model in runs.items()
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,15 @@ class AlignedStage:
 
 def aligned_stages(alignment: Alignment, *, component: str, reference: Outline) -> list[AlignedStage]:
     """One stage per pair, named after the reference's tensor."""
-    return [_stage(link, component, reference) for link in alignment.pairs]
+    stages = [_stage(link, component, reference) for link in alignment.pairs]
+    counts = Counter(aligned.stage.name for aligned in stages)
+    return [_told_apart(aligned) if counts[aligned.stage.name] > 1 else aligned for aligned in stages]
+
+
+def _told_apart(aligned: AlignedStage) -> AlignedStage:
+    """A stage whose reference's tensor has several counterparts, named after both sides."""
+    stage = aligned.stage
+    return replace(aligned, stage=replace(stage, name=f"{stage.name} = {stage.candidate}"))
 
 
 def _stage(link: Link, component: str, reference: Outline) -> AlignedStage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -53,6 +53,8 @@ class AlignedTrial:
     """The user's stages; None to align."""
     thresholds: Mapping[str, float] = field(default_factory=dict)
     place: str = "the configuration"
+    outputs: Sequence[str] | None = None
+    """The names by which a contract calls what the reference returns; None where there is no contract."""
     meeting: Meeting | None = None
     comparisons: dict[str, StageComparison] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
@@ -94,7 +96,16 @@ class AlignedTrial:
             second = self.runs.probe(self._fed(feed, inputs)[0], candidate)
             return first, {name: signature(value) for name, value in second}
 
-        return align(ours, theirs, inputs=inputs, weights=weight_links(ours, theirs), probe=probe)
+        outputs = None if self.outputs is None else dict(self._outputs(ours, theirs))
+        return align(
+            ours, theirs, inputs=inputs, weights=weight_links(ours, theirs), outputs=outputs or None, probe=probe
+        )
+
+    def _outputs(self, ours: Outline, theirs: Outline) -> Iterator[tuple[str, str]]:
+        """The outputs that a contract names, where the candidate has them."""
+        for tensor, name in zip(ours.outputs, self.outputs or (), strict=False):
+            if name in theirs.outputs:
+                yield tensor, name
 
     def _fed(self, feed: Feed, inputs: Mapping[str, str]) -> tuple[Feed, str]:
         return self.runs.fitted({theirs: feed[ours] for ours, theirs in inputs.items()})

@@ -72,8 +72,12 @@ def _nemo_parts(name: str, components: Collection[str], *, progress: Progress) -
 
     first, *others = components
     opened = open_component(name, first, walk=_walk, progress=progress)
+    joint, as_found = getattr(opened.model, "joint", None), {}
+    if joint is not None:
+        as_found = {"log_softmax_as_found": joint.log_softmax}
+        joint.log_softmax = False  # None would normalise on a CPU; what is exported has to return the raw logits
     found = {first: opened} | {part: component_of(opened.model, part, name=name, walk=_walk) for part in others}
-    description = dict(opened.description)
+    description = dict(opened.description) | as_found
     if others:
         description |= {"component": "whole"}
     return References(found, description, opened.model)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +20,9 @@ from layerdiff import quiet
 from layerdiff.errors import CheckpointError, FeedError
 from layerdiff.records import Captured
 from layerdiff.sources import nemo_components as components
-from layerdiff.sources.nemo_archive import DEFAULT_MAX_SYMBOLS
+from layerdiff.sources.nemo_describe import describe
 from layerdiff.sources.nemo_locate import locate
-from layerdiff.sources.nemo_restore import cuda_graph_computer, restore, to_reference_state
+from layerdiff.sources.nemo_restore import restore, to_reference_state
 from layerdiff.sources.torch_module import module_paths, recording
 from layerdiff.store import sha256_file
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from layerdiff.progress import Progress
     from layerdiff.records import Array, Call, Component
 
-__all__ = ["NemoSource", "Tokenizer", "restore"]
+__all__ = ["NemoSource", "Tokenizer", "describe", "restore"]
 
 STATES = {"h_in": "h_out", "c_in": "c_out"}
 """The decoder's state inputs → the outputs that feed them in the next step."""
@@ -87,7 +86,7 @@ class NemoSource:
         model = restore(name, progress=progress)
         with quiet.third_party():
             path = locate(name)
-        _require_supported(model, path)
+        require_supported(model, str(path))
         return cls(model, {"name": str(name), "sha256": sha256_file(path), **describe(model)})
 
     @classmethod
@@ -226,69 +225,16 @@ def _is_state(name: str) -> bool:
     return name in STATES.values() or is_rnn or (path == "decoder" and part.startswith("2"))
 
 
-# ------------------------------------------------------------------ description
+def require_supported(model: Any, where: str) -> None:
+    """Refuses a transducer that doesn't fit the components' contracts.
 
+    Args:
+        model: a transducer.
+        where: the checkpoint's path, or what else tells the reader which model it is.
 
-def describe(model: Any) -> dict[str, Any]:
-    """What a model, or a part of one, is and the state it is in, as found on the modules themselves."""
-    return {
-        "model": type(model).__name__,
-        "nemo": metadata.version("nemo_toolkit"),
-        "torch": torch.__version__.partition("+")[0],
-        "threads": torch.get_num_threads(),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "dtype": ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})),
-        "eval": not any(module.training for module in model.modules()),
-        "tf32": bool(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32),
-        **_describe_audio(model),
-        **_describe_joint(model),
-    }
-
-
-def _describe_audio(model: Any) -> dict[str, Any]:
-    featurizer = getattr(getattr(model, "preprocessor", None), "featurizer", None)
-    encoder = getattr(model, "encoder", None)
-    if featurizer is None or encoder is None:
-        return {}
-    rate = int(model.cfg.preprocessor.sample_rate)
-    return {
-        "dither": float(featurizer.dither),
-        "pad_to": featurizer.pad_to,
-        "spec_augment": getattr(model, "spec_augmentation", None) is not None,
-        "sample_rate_hz": rate,
-        "frame_s": round(featurizer.hop_length * getattr(encoder, "subsampling_factor", 0) / rate, 9),
-    }
-
-
-def _describe_joint(model: Any) -> dict[str, Any]:
-    joint = getattr(model, "joint", None)
-    if joint is None:
-        return {}
-    decoding = getattr(getattr(model, "cfg", None), "decoding", None) or {}
-    greedy = decoding.get("greedy") or {}
-    durations = [int(duration) for duration in decoding.get("durations") or ()]
-    vocabulary = int(joint.num_classes_with_blank - 1 - joint.num_extra_outputs)
-    return {
-        "log_softmax": joint.log_softmax,
-        "joint_output": _joint_output(joint.log_softmax),
-        "fuse_loss_wer": bool(joint.fuse_loss_wer),
-        "use_cuda_graph_decoder": bool(getattr(cuda_graph_computer(model), "allow_cuda_graphs", False)),
-        "vocabulary_size": vocabulary,
-        "blank": vocabulary,
-        "durations": durations,
-        "max_symbols": int(greedy.get("max_symbols") or DEFAULT_MAX_SYMBOLS),
-    }
-
-
-def _joint_output(log_softmax: bool | None) -> str:
-    """What the joint's own output is, in words."""
-    if log_softmax is None:
-        return "normalised: log_softmax=None means log-softmax over all outputs on a CPU"
-    return "normalised" if log_softmax else "raw"
-
-
-def _require_supported(model: Any, path: Path) -> None:
-    """Refuses a transducer that doesn't fit the components' contracts."""
+    Raises:
+        CheckpointError: it doesn't.
+    """
     description = describe(model)
     extra = int(model.joint.num_extra_outputs)
     problems = {
@@ -297,11 +243,12 @@ def _require_supported(model: Any, path: Path) -> None:
         != len(description["durations"]),
         "its encoder doesn't say its subsampling factor": not description.get("frame_s"),
         "its prediction network has no embedding for blank": not getattr(model.decoder, "blank_as_pad", False),
+        "it puts a language prompt between its encoder and its joint": bool(getattr(model, "concat", False)),
     }
     for problem, found in problems.items():
         if found:
             raise CheckpointError(
-                f"the model of '{path.name}' is not supported: {problem}.",
-                where=str(path),
+                f"the model of '{Path(where).name}' is not supported: {problem}.",
+                where=where,
                 action="Give an RNN-T or TDT model with an LSTM prediction network.",
             )

@@ -16,6 +16,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -39,6 +40,17 @@ UNUSED_SECTIONS = ("train_ds", "test_ds", "optim", "nsys_profile", "memory_profi
 
 DEFAULT_MAX_SYMBOLS = 10
 """Tokens per frame where the configuration sets no limit; NeMo's own default."""
+
+GREEDY_CTC: Mapping[str, Any] = {"strategy": "greedy"}
+"""Without confidences, language models and alignments."""
+
+MULTITASK_SECTIONS: Mapping[str, Any] = {
+    "decoding": {"strategy": "greedy", "greedy": {"temperature": None, "n_samples": 1, "max_generation_delta": -1}},
+    "multitask_metrics_cfg": {"metrics": {"wer": {"_target_": "nemo.collections.asr.metrics.WER"}}},
+    "restore_timestamps_model": False,
+}
+"""What a model with a prompt (Canary) gets instead of its own: no beam, no further metrics, and no second model, which
+NeMo would restore from the archive in its own way."""
 
 MAX_MEMBERS = 1_000
 MAX_CONFIG_BYTES = 16 * 2**20
@@ -270,15 +282,25 @@ def _bind_tokenizer(tokenizer: Any, folder: Path, checkpoint: str) -> None:
 
 
 def _reduced(config: dict[str, Any]) -> dict[str, Any]:
-    """Without training, and with greedy decoding, which is all that is used; see `nemo_restore`."""
+    """Without training and scoring, and with greedy decoding, which is all that is used; see `nemo_restore`."""
     kept = {key: value for key, value in config.items() if key not in UNUSED_SECTIONS}
     validation = kept.get("validation_ds")
     if isinstance(validation, dict):  # transcribe() of paths reads this flag, nothing else
         kept["validation_ds"] = {"use_start_end_token": bool(validation.get("use_start_end_token", False))}
-    decoding = kept.get("decoding") or {}
+    if "prompt_format" in kept:
+        kept |= deepcopy(dict(MULTITASK_SECTIONS))
+    elif "joint" in kept:
+        kept["decoding"] = _greedy_transducer(kept.get("decoding") or {})
+    elif "decoding" in kept:
+        kept["decoding"] = dict(GREEDY_CTC)
+    if isinstance(kept.get("aux_ctc"), dict):
+        kept["aux_ctc"] = {**kept["aux_ctc"], "decoding": dict(GREEDY_CTC)}
+    return kept
+
+
+def _greedy_transducer(decoding: Mapping[str, Any]) -> dict[str, Any]:
     greedy = decoding.get("greedy") or {}
-    kept["decoding"] = {key: decoding[key] for key in ("model_type", "durations") if key in decoding} | {
+    return {key: decoding[key] for key in ("model_type", "durations") if key in decoding} | {
         "strategy": "greedy_batch",
         "greedy": {"max_symbols": greedy.get("max_symbols") or DEFAULT_MAX_SYMBOLS, "use_cuda_graph_decoder": False},
     }
-    return kept

@@ -42,7 +42,7 @@ def run_decoder_step(model: Any, feed: Mapping[str, Array]) -> dict[str, Array]:
     targets int32[1, 1], target_length int32[1], h_in, c_in float32[L, 1, H] → decoder float32[1, P, 1], h_out, c_out.
     """
     states = [_floats(feed["h_in"]), _floats(feed["c_in"])]
-    with _without_start_symbol(model.decoder):
+    with without_start_symbol(model.decoder):
         prediction, _, (h_out, c_out) = model.decoder(
             targets=_integers(feed["targets"]), target_length=_integers(feed["target_length"]), states=states
         )
@@ -68,7 +68,7 @@ FORWARD: Mapping[str, Forward] = {
 
 
 @contextmanager
-def _without_start_symbol(decoder: Any) -> Iterator[None]:
+def without_start_symbol(decoder: Any) -> Iterator[None]:
     """`decoder.forward` puts a start symbol before the targets unless it believes to be exported."""
     before = decoder._rnnt_export
     decoder._rnnt_export = True

@@ -14,6 +14,7 @@ import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,35 @@ from layerdiff.sources.nemo_locate import locate
 
 if TYPE_CHECKING:
     from layerdiff.progress import Progress
+
+FACTORIES = ("nemo.collections.asr.modules.transformer.get_nemo_transformer",)
+"""The functions that a configuration may name: this one makes a transformer of random weights and nothing else."""
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """What is asked of a checkpoint."""
+
+    title: str
+    """In words."""
+    base: str
+    """Dotted name of the class that the model's has to be derived from."""
+    detail: str
+    action: str
+
+
+TRANSDUCER = ModelKind(
+    "a transducer",
+    "nemo.collections.asr.models.EncDecRNNTModel",
+    "expected a subclass of EncDecRNNTModel, such as EncDecRNNTBPEModel",
+    "Give the checkpoint of a transducer (RNN-T or TDT).",
+)
+SPEECH_MODEL = ModelKind(
+    "a speech model",
+    "nemo.core.classes.ModelPT",
+    "expected a model of nemo.collections.asr, such as EncDecCTCModelBPE or EncDecMultiTaskModel",
+    "Give the checkpoint of a NeMo ASR model.",
+)
 
 _WEIGHT_DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError)
 """What torch.load raises for pickled code and for damaged files."""
@@ -45,6 +75,11 @@ def restore(name: str | Path, *, progress: Progress | None = None) -> Any:
         CheckpointError: the checkpoint is missing, damaged, unsafe, or no transducer.
         MissingExtraError: NeMo is not installed.
     """
+    return restore_kind(name, TRANSDUCER, progress=progress)
+
+
+def restore_kind(name: str | Path, kind: ModelKind, *, progress: Progress | None = None) -> Any:
+    """The model that a name means, if it is of the kind that is asked for; otherwise as `restore`."""
     require_nemo()
     with quiet.third_party():
         path = locate(name)
@@ -53,7 +88,7 @@ def restore(name: str | Path, *, progress: Progress | None = None) -> Any:
             with _task(progress, "importing NeMo"):
                 importlib.import_module("nemo.collections.asr")
             with _task(progress, f"restoring {path.name}"):
-                model = _build(config, folder, path)
+                model = _build(config, folder, path, kind=kind)
                 _load_weights(model, folder / WEIGHTS_NAME, path)
         return to_reference_state(model)
 
@@ -71,19 +106,18 @@ def _task(progress: Progress | None, title: str) -> AbstractContextManager[Any]:
 # ------------------------------------------------------------------ building
 
 
-def _build(config: Mapping[str, Any], folder: Path, path: Path) -> Any:
+def _build(config: Mapping[str, Any], folder: Path, path: Path, *, kind: ModelKind) -> Any:
     """The model with random weights; the tokenizer comes from the unpacked archive."""
-    from nemo.collections.asr.models import EncDecRNNTModel
     from omegaconf import OmegaConf
 
     _require_module_classes(config, path)
-    model_class = _class_of(str(config.get("target")))
-    if model_class is None or not issubclass(model_class, EncDecRNNTModel):
+    model_class, base = _class_of(str(config.get("target"))), _class_of(kind.base)
+    if model_class is None or base is None or not issubclass(model_class, base):
         raise CheckpointError(
-            f"the checkpoint '{path.name}' holds a '{config.get('target')}', which is not a transducer.",
+            f"the checkpoint '{path.name}' holds a '{config.get('target')}', which is not {kind.title}.",
             where=f"{path}, {CONFIG_NAME}, target",
-            detail="expected a subclass of EncDecRNNTModel, such as EncDecRNNTBPEModel",
-            action="Give the checkpoint of a transducer (RNN-T or TDT).",
+            detail=kind.detail,
+            action=kind.action,
         )
     checked = OmegaConf.create(dict(config))
     OmegaConf.set_struct(checked, True)
@@ -105,7 +139,7 @@ def _require_module_classes(config: Mapping[str, Any], path: Path) -> None:
     from nemo.collections.common.tokenizers import TokenizerSpec
     from nemo.core.classes.mixins.adapter_mixin_strategies import AbstractAdapterStrategy
 
-    for name in _targets(config):
+    for name in (target for target in _targets(config) if target not in FACTORIES):
         found = _class_of(name)
         if found is None or not issubclass(found, torch.nn.Module | AbstractAdapterStrategy | TokenizerSpec):
             raise CheckpointError(
@@ -186,16 +220,19 @@ def _read_weights(weights: Path, path: Path) -> dict[str, torch.Tensor]:
 def to_reference_state(model: Any) -> Any:
     """Puts a model, or any part of one, in the state in which nothing is random, padded or fused.
 
-    eval(), float32 on the CPU, no gradients, dither 0, pad_to 0, no spec-augment, fuse_loss_wer off, no CUDA graphs
-    (their replay runs no hooks), and TF32 off for the whole process. `joint.log_softmax` is left as it was found:
-    whether a conversion kept it is a question, not a setting.
+    eval(), float32 on the CPU, no gradients, dither 0, pad_to 0, no spec-augment and no other masks, fuse_loss_wer off,
+    no CUDA graphs (their replay runs no hooks), and TF32 off for the whole process. `joint.log_softmax` is left as it
+    was found: whether a conversion kept it is a question, not a setting.
     """
     model.to("cpu", torch.float32).eval().requires_grad_(False)
     featurizer = getattr(getattr(model, "preprocessor", None), "featurizer", None)
-    if featurizer is not None:
-        featurizer.dither, featurizer.pad_to = 0.0, 0
+    for name, value in (("dither", 0.0), ("pad_to", 0)):
+        if hasattr(featurizer, name):
+            setattr(featurizer, name, value)
     if getattr(model, "spec_augmentation", None) is not None:
         model.spec_augmentation = None
+    if getattr(model, "apply_masking", False):  # a self-supervised model masks its input outside of training too
+        model.apply_masking = False
     joint = getattr(model, "joint", None)
     if joint is not None:
         joint.set_fuse_loss_wer(False)
