@@ -41,6 +41,8 @@ class FoldedNorm:
     bias: str = ""
     epsilon: float = 0.0
     """Found from the factors of the rows."""
+    is_before: bool = False
+    """Whether the norm stands before the op, so that its factors are those of the inputs."""
 
     @property
     def names(self) -> tuple[str, ...]:

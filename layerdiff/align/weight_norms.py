@@ -129,6 +129,7 @@ def explained(
     for norm in norms:
         if len(norm.mean) == len(factors) and (folded := norm.explaining(factors, noise=match.error)):
             words = f"{match.evidence}; the factors are those of the batch norm of '{folded.running_var}'"
+            folded = replace(folded, is_before=match.reference_axis > 0)
             known = replace(match, norm=folded, evidence=words, confidence=max(match.confidence, _CERTAIN))
             return known, norm
     return None

@@ -23,7 +23,7 @@ from layerdiff.align.weight_rows import SAMPLE, Agreement, agreement
 from layerdiff.align.weight_tables import Rows
 from layerdiff.align.weight_vectors import equal_elements, vector_agreement
 
-PROBED = 4
+PROBED = 8
 """Rows by which the place of a part is looked for."""
 MOST_ROWS = 2**14
 """The longest table whose rows are looked for one by one; memory grows with its square."""
@@ -88,24 +88,25 @@ def cut(references: Iterable[Rows], candidate: Rows) -> Iterator[Option]:
         if rows.length != candidate.length or len(rows) <= len(candidate):
             continue
         start = _place(rows, candidate)
+        if start is None:
+            continue
         part = rows.part(start, start + len(candidate))
         found = compared(part, candidate)
         if found.loss <= _SURE and found.chance < 1e-6:
             yield Option(Hypothesis(part, span=(start, start + len(candidate))), candidate, found)
 
 
-def _place(reference: Rows, candidate: Rows) -> int:
-    """Where in the reference the first rows of the candidate are most likely to begin."""
+def _place(reference: Rows, candidate: Rows) -> int | None:
+    """Where in the reference the candidate is most likely to begin; None if no place looks like it."""
     places = len(reference) - len(candidate) + 1
-    probes = np.linspace(0, len(candidate) - 1, min(4 * PROBED, len(candidate))).astype(int)
+    probes = np.linspace(0, len(candidate) - 1, min(PROBED, len(candidate))).astype(int)
     score = np.zeros(places)
     for probe in probes:
-        window = reference.numbers[probe : probe + places]
         if reference.length == 1:
-            score -= np.minimum(np.abs(window[:, 0] - candidate.numbers[probe, 0]), 1)
+            score += equal_elements(reference.numbers[probe : probe + places, 0], candidate.numbers[probe, 0])
         else:
             score += (reference.directions[probe : probe + places] @ candidate.directions[probe]) ** 2
-    return int(score.argmax())
+    return int(score.argmax()) if score.max() > 0.5 * len(probes) else None
 
 
 # ------------------------------------------------------------------ order
