@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from layerdiff.records import Clip, Component
 
 Walk = Callable[[NemoSource, "Clip", "Component"], Iterable[Any]]
-"""(transducer, clip, last component) → the calls of the reference's path, made one by one while this is iterated;
-`layerdiff.capture.walk_reference` is one."""
+"""(transducer, clip, last component) → the calls of the reference's path, made one by one while this is iterated, as by
+`layerdiff.capture.walk_reference`."""
 
 Pause = Callable[[], AbstractContextManager[None]]
 """What runs in this context is no part of the pass."""

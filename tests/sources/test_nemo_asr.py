@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -607,6 +608,22 @@ def test_the_tokens_are_those_of_nemos_greedy_decoding(zoo: Zoo, clip: Clip) -> 
     ours = tokens[prompt.shape[1] :]
     assert len(ours) > 2
     assert ours[: len(said)] == said[: len(ours)]
+
+
+def test_a_prompt_without_defaults_asks_for_english(zoo: Zoo) -> None:
+    from nemo.collections.common.prompts.canary2 import Canary2PromptFormatter
+    from nemo.collections.common.tokenizers.canary_tokenizer import CanaryTokenizer
+
+    expected = (
+        "<|startofcontext|>", "<|startoftranscript|>", "<|emo:undefined|>", "<|en|>", "<|en|>", "<|pnc|>", "<|noitn|>",
+        "<|notimestamp|>", "<|nodiarize|>",
+    )  # fmt: skip
+    with quiet.third_party():
+        special = CanaryTokenizer.build_special_tokenizer(list(dict.fromkeys(expected)), zoo.folder / "canary2")
+        tokenizer = CanaryTokenizer({"spl_tokens": special})
+    model = SimpleNamespace(tokenizer=tokenizer, prompt=Canary2PromptFormatter(tokenizer), prompt_format="canary2")
+    tokens = nemo_forward.prompt_tokens(model)
+    assert tuple(tokenizer.ids_to_tokens(tokens[0].tolist())) == expected
 
 
 def test_what_comes_before_the_decoder_needs_no_tokens(zoo: Zoo, clip: Clip) -> None:
