@@ -34,7 +34,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from layerdiff.sources.torch_dispatch import OpState, Outside
+from layerdiff.sources.torch_dispatch import Outside, as_called
 from layerdiff.sources.torch_kinds import OpSpec, op_spec
 from layerdiff.sources.torch_ops import Argument, Listener, OpRun, new_tensors, storage_of
 from layerdiff.sources.torch_tensors import (
@@ -102,7 +102,6 @@ class Capture(TorchDispatchMode):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._outside = Outside()
-        self._op_state = OpState()
         self.inputs: dict[str, Known] = {}
         self.sink_failed = False
         self.running = ""
@@ -123,11 +122,6 @@ class Capture(TorchDispatchMode):
             self._known.put(tensor, Known(name, Storage(is_weight=True), from_weights=True, is_weight=True))
 
     # -------------------------------------------------------------- the run
-
-    def __enter__(self) -> Capture:
-        self._op_state = OpState()
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
 
     def feed(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Names what is fed. Inputs are handed out only if they are asked for."""
@@ -215,7 +209,7 @@ class Capture(TorchDispatchMode):
         spec, kwargs = op_spec(func), kwargs or {}
         read = self._read(spec, args, kwargs)
         self.running = f"{self._stack[-1].name}/{spec.name}"
-        with self._op_state() if spec.composite else nullcontext():
+        with as_called() if spec.composite else nullcontext():
             output = func(*args, **kwargs)
         results = self._results(spec, read, output)
         if results:

@@ -12,34 +12,18 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch.overrides import enable_reentrant_dispatch
 from torch.utils._python_dispatch import _disable_current_modes, _pop_mode_temporarily
 
-_AUTOCAST = {"cpu": torch._C.DispatchKey.AutocastCPU, "cuda": torch._C.DispatchKey.AutocastCUDA}
-"""Devices whose autocast a model may switch while it runs."""
 
+def as_called() -> Any:
+    """`with as_called(): …` inside of a mode runs a composite op as it runs without the mode.
 
-class OpState:
-    """`with state(): …` inside of a mode runs a composite op as it runs without the mode.
-
-    Made where the mode is about to begin. Other ops come to the mode when torch is done with the keys in question.
+    Only composite ops: others come to the mode when torch is done with the keys in question.
     """
-
-    def __init__(self) -> None:
-        self._excluded = torch._C._dispatch_tls_local_exclude_set()
-        self._masked: Any = None
-        """The keys that only the mode has switched off."""
-
-    def __call__(self) -> Any:
+    with enable_reentrant_dispatch():  # as it was when the op was called, autocast included
         excluded = torch._C._dispatch_tls_local_exclude_set()
-        if self._masked is None:
-            self._masked = excluded - self._excluded
-            for key in _AUTOCAST.values():
-                self._masked = self._masked.remove(key)
-        excluded = excluded - self._masked
-        for device, key in _AUTOCAST.items():
-            if torch.is_autocast_enabled(device):
-                excluded = excluded.remove(key)
-        return torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded)
+    return torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded)
 
 
 class Outside:
@@ -47,7 +31,9 @@ class Outside:
 
     def __init__(self) -> None:
         self._inference, self._gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
-        self._included = torch._C._dispatch_tls_local_include_set()
+        included = torch._C._dispatch_tls_local_include_set()  # as far as no mode is active
+        keys = torch._C.DispatchKey
+        self._included = included.remove(keys.Python).remove(keys.PythonTLSSnapshot)
         self._excluded = torch._C._dispatch_tls_local_exclude_set()
 
     @contextmanager
