@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from layerdiff.align.anchors import WeightLink, add_anchors
 from layerdiff.align.graph import Graph
 from layerdiff.align.structure import Link, Matching, explained, propagate
-from layerdiff.align.values import Signature, by_values, undecided
+from layerdiff.align.values import Signature, by_values, narrowed, undecided
 from layerdiff.outline import Outline
 
 __all__ = ["Alignment", "Link", "Probe", "Signature", "Unmatched", "align"]
@@ -136,7 +136,9 @@ def _decide_by_values(matching: Matching, probe: Probe) -> None:
     reference, candidate = undecided(matching)
     if not reference:
         return
-    links = list(by_values(matching, *probe(reference, candidate)))
+    ours, theirs = probe(reference, candidate)
+    links = list(by_values(matching, ours, theirs))
+    links += narrowed(matching, ours, theirs)
     for link in links:
         matching.add(link)
     if links:
@@ -150,13 +152,19 @@ def _settled(matching: Matching) -> Alignment:
     links = [link for link in (*matching.links.values(), *matching.parts) if link.reference not in inputs]
     in_parts = [link for link in matching.parts if link.reference not in matching.links]
     links = [link for link in links if link.reference in order and (link not in matching.parts or link in in_parts)]
-    pairs = sorted([*links, *matching.outputs], key=lambda link: order[link.reference])
+    pairs = sorted((p for p in (*links, *matching.outputs) if _is_real(matching, p)), key=lambda p: order[p.reference])
     return Alignment(
         pairs=tuple(_shown(matching, link) for link in pairs),
         unmatched=(*_left(matching, "reference"), *_left(matching, "candidate")),
         reference_tensors=len(matching.reference.nodes),
         candidate_tensors=len(matching.candidate.nodes),
     )
+
+
+def _is_real(matching: Matching, link: Link) -> bool:
+    """Whether both sides are real numbers: a program holds complex ones in two tensors."""
+    nodes = matching.reference.nodes[link.reference], matching.candidate.nodes[link.candidate]
+    return not any(node.dtype.startswith("complex") for node in nodes)
 
 
 def _shown(matching: Matching, link: Link) -> Link:

@@ -54,7 +54,8 @@ class Signature:
 
 def signature(value: Array) -> Signature:
     """The signature of a tensor, summed in float64; O(n log n) for n values, at most `SAMPLES` of them sorted."""
-    flat = np.asarray(value, np.float64).reshape(-1)
+    flat = np.asarray(value).reshape(-1)
+    flat = np.empty(0) if np.iscomplexobj(flat) else flat.astype(np.float64)
     if not flat.size:
         return Signature(0, np.zeros(5))
     with np.errstate(all="ignore"):
@@ -103,3 +104,27 @@ def _in_order(matching: Matching, name: str, names: list[str], fits: Mapping[str
         yield Link(name, names[place], "values", SAME_VALUES, f"the same values as {len(names)} tensors of either side")
     elif matching.open_reference(name):
         matching.ambiguous[name] = tuple(names)
+
+
+def narrowed(
+    matching: Matching, reference: Mapping[str, Signature], candidate: Mapping[str, Signature]
+) -> Iterator[Link]:
+    """What is left of several tensors that one could be: those with as many values.
+
+    One that is left alone is the same op on the same operands, and nothing else is; where none is left, the two sides
+    compute it in other steps.
+    """
+    for name, fits in list(matching.ambiguous.items()):
+        own = reference.get(name)
+        if own is None or not matching.open_reference(name):
+            continue
+        left = tuple(
+            n for n in fits if matching.open_candidate(n) and n in candidate and candidate[n].count == own.count
+        )
+        if len(left) > 1:
+            matching.ambiguous[name] = left
+        else:
+            matching.ambiguous.pop(name)
+        if len(left) == 1:
+            evidence = "the same op on paired operands, and the only one with as many values"
+            yield Link(name, left[0], "structure", SAME_VALUES, evidence, composite=True)

@@ -123,6 +123,8 @@ def _given(bound: tuple[Any, ...], parameter: Parameter, precision: Precision) -
 def dithered(values: Array, *, seed: int, name: str) -> Array:
     """Values in the next wider dtype, each shifted by a uniform random half unit in the last place.
 
+    A scalar is shifted by the whole half unit, up or down: a single draw may happen to be next to nothing.
+
     Float16 comes back as float32, float32 as float64. Zeros, infinities and NaN are left as they
     are. The same seed and name give the same values.
     """
@@ -132,4 +134,6 @@ def dithered(values: Array, *, seed: int, name: str) -> Array:
     ulp = np.spacing(size, where=moved, out=np.zeros_like(size)).astype(wide.dtype)
     random = np.random.default_rng([seed, crc32(name.encode())])
     shift: Array = random.uniform(-0.5, 0.5, wide.shape).astype(wide.dtype)
+    if not wide.shape:
+        shift = np.copysign(np.asarray(0.5, wide.dtype), shift)
     return np.asarray(wide + ulp * shift)

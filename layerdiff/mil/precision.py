@@ -111,9 +111,22 @@ class Precision:
         return ROUNDING[self.policy].get(dtype)
 
     def dithers(self, constant: Constant) -> bool:
-        """Whether a constant is shifted: of the dtype in question, and no scalar (mostly exact, as 0.5 is)."""
+        """Whether a constant is shifted: of the dtype in question, and no scalar that looks exact, as 0.5 and 10 do."""
         shifted = "float32" if self.policy == "float64" else "float16"
-        return self.dither_seed is not None and constant.type.dtype == shifted and bool(constant.shape)
+        if self.dither_seed is None or constant.type.dtype != shifted:
+            return False
+        return bool(constant.shape) or not (constant.decompressed_by or is_short(constant.array()))
+
+
+def is_short(value: Array) -> bool:
+    """Whether a number needs at most half of its dtype's significand, as one that nobody rounded mostly does.
+
+    >>> is_short(np.float16(0.5)), is_short(np.float16(0.97))
+    (True, False)
+    """
+    bits = (np.finfo(value.dtype).nmant + 1) // 2
+    scaled = np.ldexp(np.frexp(np.float64(value))[0], bits)
+    return bool(scaled == np.rint(scaled))
 
 
 # ------------------------------------------------------------------ rounding

@@ -90,9 +90,12 @@ def coverage(entry: Coverage, *, width: int) -> Text:
     """How much of what was asked for was done, and why the rest was not."""
     counts = [f"{entry.asked} asked", f"{entry.captured} captured", f"{entry.compared} compared"]
     text = labelled("coverage", [*counts, f"{len(entry.missing)} skipped"], width=width)
-    for missing in entry.missing:
+    for missing in entry.missing[:SHOWN_PAIRS]:
         why = f"? {cells.clean(missing.stage)}: {cells.clean(missing.reason)}"
         text.append("\n").append_text(sentence("", why, width=width, style="yellow"))
+    if len(entry.missing) > SHOWN_PAIRS:
+        rest = f"… and {len(entry.missing) - SHOWN_PAIRS} more, in report.json"
+        text.append("\n").append_text(sentence("", rest, width=width, style="yellow"))
     return text
 
 

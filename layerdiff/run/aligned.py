@@ -208,6 +208,8 @@ def _description(trials: Sequence[AlignedTrial]) -> dict[str, Any]:
     """Engine, precision and path; of several components each one's."""
     described = {trial.component: dict(trial.runs.description) for trial in trials}
     packages = {name: entry["package"] for name, entry in described.items() if "package" in entry}
+    for entry in described.values() if packages else ():
+        entry.pop("package", None)
     shared = next(iter(described.values()), {}) if len(described) == 1 else {"parts": described}
     return {**shared, **({"packages": packages} if packages else {})}
 
@@ -239,7 +241,8 @@ def summary(trials: Sequence[AlignedTrial]) -> AlignmentSummary | None:
     for alignment in found:
         for method, count in alignment.methods.items():
             methods[method] = methods.get(method, 0) + count
-    unmatched = [left for alignment in found for left in alignment.unmatched]
+    unmatched = [Unpaired(u.side, u.tensor, u.op, u.reason) for alignment in found for u in alignment.unmatched]
+    unmatched += [left for trial in trials for left in _dropped(trial)]
     counts = {side: sum(left.side == side for left in unmatched) for side in ("reference", "candidate")}
     reference = sum(alignment.reference_tensors for alignment in found)
     candidate = sum(alignment.candidate_tensors for alignment in found)
@@ -249,5 +252,17 @@ def summary(trials: Sequence[AlignedTrial]) -> AlignmentSummary | None:
         reference_paired=reference - counts["reference"],
         candidate_tensors=candidate,
         candidate_paired=candidate - counts["candidate"],
-        unpaired=tuple(Unpaired(left.side, left.tensor, left.op, left.reason) for left in unmatched),
+        unpaired=tuple(unmatched),
     )
+
+
+def _dropped(trial: AlignedTrial) -> Iterator[Unpaired]:
+    """Both sides of the pairs that turned out not to be any."""
+    meeting = trial.meeting
+    for aligned in meeting.stages if meeting else ():
+        reason = trial.dropped.get(aligned.stage.name)
+        if reason is not None and meeting is not None:
+            sides = {"reference": meeting.reference, "candidate": meeting.candidate}
+            for side, outline in sides.items():
+                tensor = getattr(aligned.stage, side)
+                yield Unpaired(side, tensor, outline.by_name[tensor].op, reason)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from layerdiff.align.layouts import Layout, find
 from layerdiff.compare import Stage, sliced
 from layerdiff.outline import Outline
@@ -94,6 +96,10 @@ class Sides:
         if layout is None:
             return expected, None, f"{list(shown.shape)} against the reference's {list(expected.shape)}"
         moved = {name: layout.apply(value, expected.shape) for name, value in cut.items()}
+        if any(is_float(value) != is_float(expected) for value in moved.values()):
+            # a converter may compute lengths and masks as floats, or the other way round
+            expected = expected.astype(np.float64)
+            moved = {name: value.astype(np.float64) for name, value in moved.items()}
         note = layout.describe(reference=expected.shape, candidate=shown.shape)
         return expected, moved, note if part is None else f"{written(part)} of the tensor; {note}".rstrip("; ")
 
@@ -117,6 +123,10 @@ class Sides:
         if layout is None or not aligned.is_whole or layout.cropped:
             return None
         return layout.invert(truth, shape)
+
+
+def is_float(value: Array) -> bool:
+    return value.dtype.kind == "f"
 
 
 def _applies(layout: Layout, reference: Array, candidate: Array) -> bool:

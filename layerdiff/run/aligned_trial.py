@@ -59,6 +59,8 @@ class AlignedTrial:
     comparisons: dict[str, StageComparison] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     """Feed that could not be run → why."""
+    dropped: dict[str, str] = field(default_factory=dict)
+    """Stage that turned out not to be one → why: what was inferred of its pair is not borne out by its values."""
     sides: Sides = field(default_factory=Sides)
     _lockstep: Lockstep | None = None
     _label: str = ""
@@ -167,6 +169,11 @@ class AlignedTrial:
     def _compare(self, aligned: AlignedStage, truth: Array, values: Mapping[str, Array]) -> dict[str, Array]:
         comparison = self.comparisons[aligned.stage.name]
         expected, moved, note = self.sides.agreed(aligned, truth, values)
+        if moved is None and aligned.link is not None and aligned.link.composite:
+            self.dropped[aligned.stage.name] = (
+                f"it seemed to be '{aligned.stage.candidate}', but no layout fits: {note}"
+            )
+            return {}
         if moved is None:
             comparison.disagreement = f"no layout brings the two sides together: {note}"
             return {}
@@ -194,7 +201,7 @@ class AlignedTrial:
             return
         value = self.sides.inverted(aligned, truth, values["own"].shape)
         if value is not None:
-            lockstep.cursors["own"].replace(aligned.stage.candidate, value)
+            lockstep.cursors["own"].replace(aligned.stage.candidate, value.astype(values["own"].dtype))
 
     def end(self) -> None:
         """Ends the candidate's runs on a feed."""
@@ -208,8 +215,22 @@ class AlignedTrial:
         """The rows of all stages, and of what should have been one, in the order of the reference."""
         if self.meeting is None:
             return []
-        rows = [self._row(aligned) for aligned in self.meeting.stages]
-        return rows + self._unknown()
+        rows = {aligned.stage.name: self._row(aligned) for aligned in self.meeting.stages}
+        for aligned in self.meeting.stages:
+            if self._is_refuted(aligned, rows):
+                self.dropped[aligned.stage.name] = (
+                    f"it seemed to be '{aligned.stage.candidate}', but their values differ while all that is computed "
+                    "from them agrees: the two sides compute it in other steps"
+                )
+        return [row for name, row in rows.items() if name not in self.dropped] + self._unknown()
+
+    def _is_refuted(self, aligned: AlignedStage, rows: Mapping[str, StageResult]) -> bool:
+        """Whether a pair of different ops fails by itself, while nothing that is computed from it does."""
+        row, link = rows[aligned.stage.name], aligned.link
+        if link is None or not link.composite or row.status != "fail":
+            return False
+        readers = [rows[name] for name, sources in self.sources.items() if row.name in sources and name in rows]
+        return bool(readers) and all(reader.status == "pass" for reader in readers)
 
     def _row(self, aligned: AlignedStage) -> StageResult:
         stage, link = aligned.stage, aligned.link
