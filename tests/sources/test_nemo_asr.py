@@ -569,6 +569,18 @@ def test_parts_on_the_path_are_fed_once(zoo: Zoo, clip: Clip, path: str) -> None
         np.testing.assert_array_equal(parts, [feed["targets"] for _, feed in whole])
 
 
+def test_what_a_module_overwrites_is_fed_as_it_was(zoo: Zoo, clip: Clip) -> None:
+    model = zoo.ours("rnnt_letters")
+    assert model.joint.joint_net[0].inplace
+    feed = only(component_of(model, "joint", walk=walk), clip)
+    with torch.no_grad():
+        frames = model.joint.enc(torch.from_numpy(feed["encoder"]).transpose(1, 2))
+        steps = model.joint.pred(torch.from_numpy(feed["decoder"]).transpose(1, 2))
+    before = only(component_of(model, "joint.joint_net.0", walk=walk), clip)["input"]
+    assert before.min() < 0
+    np.testing.assert_array_equal(before, (frames[:, :, None] + steps[:, None]).numpy())
+
+
 @pytest.mark.parametrize("name", ["multitask", "attention_bpe"])
 def test_an_attention_decoder_reads_what_the_model_says(zoo: Zoo, clip: Clip, name: str, monkeypatch: Any) -> None:
     ours, theirs = zoo.ours(name), zoo.nemos(name)
