@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from layerdiff.records import CandidateResult
-from tests.align.networks import Pair, convert, feed_of, module_of
+from tests.align.networks import NETWORKS, Pair, convert, feed_of, module_of
 
 Prepared = Callable[..., Pair]
 
@@ -21,7 +21,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     def prepare(name: str, *, precision: str = "float32", compression: str = "") -> Pair:
         package = folder / f"{name}_{precision}_{compression or 'plain'}.mlpackage"
         if not package.exists():
-            convert(name, package, precision=precision, compression=compression)
+            network = NETWORKS[name]
+            options = {"target": network.target, "flexible": network.flexible, "compression": compression}
+            convert(module_of(name), feed_of(name), package, precision=precision, **options)
         return Pair(module_of(name), package, feed_of(name))
 
     return prepare

@@ -102,6 +102,31 @@ class SelfAttention(nn.Module):
         return self.out((weights @ v).transpose(1, 2).reshape(batch, length, width))
 
 
+class Projections(nn.Module):
+    """The same with a projection each for query, key and value."""
+
+    def __init__(self, width: int = 16, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        q, k, v = (part(x).view(batch, length, self.heads, -1) for part in (self.query, self.key, self.value))
+        weights = (torch.einsum("bthd,bshd->bhts", q, k) / math.sqrt(width // self.heads)).softmax(-1)
+        return self.out(torch.einsum("bhts,bshd->bthd", weights, v).reshape(batch, length, width))
+
+    def fused(self) -> SelfAttention:
+        """The same function with one projection."""
+        parts = (self.query, self.key, self.value)
+        attention = SelfAttention(self.out.in_features, self.heads)
+        attention.qkv.weight = nn.Parameter(torch.cat([part.weight for part in parts]))
+        attention.qkv.bias = nn.Parameter(torch.cat([part.bias for part in parts]))
+        attention.out = self.out
+        return attention.eval()
+
+
 class Attention(nn.Module):
     """Two pre-norm transformer blocks: torch's multi-head attention, and attention written by hand."""
 
@@ -300,7 +325,7 @@ NETWORKS = {
 }
 """The ten architectures by what each is there for."""
 
-FLOAT16 = ("conv", "recurrent", "attention", "functional", "flexible")
+FLOAT16 = ("conv", "attention", "functional", "flexible")
 """Those that are converted to float16 too."""
 
 COMPRESSED = {"int8": "attention", "palettized": "depthwise"}
@@ -332,16 +357,18 @@ def feed_of(name: str) -> dict[str, Array]:
     return dict(NETWORKS[name].feed(np.random.default_rng(len(name))))
 
 
-def convert(name: str, path: Path, *, precision: str = "float32", compression: str = "") -> None:
-    """Converts an architecture with coremltools and saves the package.
+def convert(
+    module: nn.Module, feed: Mapping[str, Array], path: Path, *, precision: str = "float32", **options: Any
+) -> None:
+    """Converts a module with coremltools and saves the package.
 
     Args:
-        name: which of `NETWORKS`.
+        module: in eval mode.
+        feed: examples, by the names that the inputs get.
         path: where the `.mlpackage` goes.
         precision: compute precision.
-        compression: `int8` or `palettized` weights; plain if empty.
+        options: `target` and `flexible` as in `Network`; `compression`: `int8` or `palettized` weights.
     """
-    network, feed, module = NETWORKS[name], feed_of(name), module_of(name)
     with quiet.third_party():
         import coremltools as ct
 
@@ -350,18 +377,18 @@ def convert(name: str, path: Path, *, precision: str = "float32", compression: s
         model = ct.convert(
             torch.jit.trace(module, examples, strict=False, check_trace=False),
             convert_to="mlprogram",
-            inputs=[_input_type(ct, network, key, value) for key, value in feed.items()],
-            minimum_deployment_target=getattr(ct.target, network.target),
+            inputs=[_input_type(ct, options.get("flexible", {}), key, value) for key, value in feed.items()],
+            minimum_deployment_target=getattr(ct.target, options.get("target", "iOS17")),
             compute_precision=getattr(ct.precision, precision.upper()),
             skip_model_load=True,
         )
-        _compressed(model, compression).save(str(path))
+        _compressed(model, options.get("compression", "")).save(str(path))
 
 
-def _input_type(ct: Any, network: Network, key: str, value: Array) -> Any:
+def _input_type(ct: Any, flexible: Mapping[str, int], key: str, value: Array) -> Any:
     shape: list[Any] = list(value.shape)
-    if key in network.flexible:
-        axis = network.flexible[key]
+    if key in flexible:
+        axis = flexible[key]
         shape[axis] = ct.RangeDim(lower_bound=4, upper_bound=64, default=value.shape[axis])
     return ct.TensorType(name=key, shape=tuple(shape), dtype=value.dtype.type)
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from layerdiff import mil
 from layerdiff.records import CandidateResult
-from tests.align.agreement import candidate_values, missing_outputs, reference_values, wrong_pairs
+from tests.align.agreement import candidate_values, missing_outputs, reference_values, relative_error, wrong_pairs
 from tests.align.conftest import Prepared, compared
-from tests.align.networks import COMPRESSED, FLOAT16, NETWORKS, Pair
+from tests.align.networks import COMPRESSED, FLOAT16, NETWORKS, Pair, Projections, convert
 from tests.align.scramble import WEIGHTS, blocks, scramble, specification
 
 TOLERANCE = {"float32": 2e-6, "float16": 4e-3}
@@ -42,8 +43,7 @@ def values_in(package: Path, feed: dict[str, Any]) -> list[np.ndarray]:
     return [tensor.value for tensor in mil.load(package).trace(feed)]
 
 
-@pytest.mark.parametrize("rename_interface", [False, True])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("name", "rename_interface"), [*((name, True) for name in NETWORKS), ("conv", False)])
 def test_scrambled_names_change_no_tensor(
     name: str, rename_interface: bool, prepared: Prepared, tmp_path: Path
 ) -> None:
@@ -114,8 +114,6 @@ def test_the_flexible_network_takes_any_length(length: int, prepared: Prepared) 
     pair = prepared("flexible")
     feed = {"x": np.random.default_rng(length).standard_normal((1, length, 6)).astype(np.float32)}
     outputs = mil.load(pair.package).predict(feed)
-    import torch
-
     with torch.no_grad():
         expected = pair.module(torch.from_numpy(feed["x"].copy()))
     for one, got in zip(expected, outputs.values(), strict=True):
@@ -186,3 +184,34 @@ def test_it_does_at_any_length(length: int, prepared: Prepared) -> None:
     noise = np.random.default_rng(length).standard_normal((1, length, 6)).astype(np.float32)
     pair = replace(prepared("flexible"), feed={"x": noise})
     assert assert_complete("flexible", pair, pair.package, within=WITHIN["float32"], renamed={}).status == "pass"
+
+
+def attentions(fused_side: str, folder: Path) -> Pair:
+    """Attention whose query, key and value come of one matrix on one side and of three on the other; no names."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        separate = Projections().eval()
+    modules = [separate, separate.fused()] if fused_side == "candidate" else [separate.fused(), separate]
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 5, 16)).astype(np.float32)}
+    convert(modules[1], feed, folder / "attention.mlpackage")
+    scramble(folder / "attention.mlpackage", folder / "scrambled.mlpackage")
+    return Pair(modules[0], folder / "scrambled.mlpackage", feed)
+
+
+def test_three_projections_are_found_in_one(tmp_path: Path) -> None:
+    pair = attentions("candidate", tmp_path)
+    result = assert_complete("separate", pair, pair.package, within=WITHIN["float32"], renamed={})
+    assert result.status == "pass"
+    assert {"query", "key", "value"} <= {stage.name for stage in result.stages}
+
+
+def test_one_projection_is_found_in_three(tmp_path: Path) -> None:
+    """The parts of the reference's tensor are compared with the tensors that hold them."""
+    pair = attentions("reference", tmp_path)
+    result = compared(pair)
+    assert result.status == "pass", [(stage.name, stage.reason) for stage in result.stages if stage.reason]
+    expected, got = reference_values(pair)["qkv"], candidate_values(pair.package, pair.feed)
+    parts = [stage for stage in result.stages if stage.name.startswith("qkv[")]
+    for first, stage in zip((0, 16, 32), parts, strict=True):
+        assert stage.candidate is not None
+        assert relative_error(expected[..., first : first + 16], got[stage.candidate.tensor]) < WITHIN["float32"]
