@@ -147,7 +147,7 @@ class RecordedSource:
         if self.complete:
             return described
         whole = sum(call.complete for call in self._calls)
-        state = f"partial: {whole} complete calls"
+        state = f"partial: {whole} complete call{'' if whole == 1 else 's'}"
         if self._calls and not self._calls[-1].complete:
             last = self._calls[-1]
             state += f", and the call '{last.label}' up to its tensor {len(last.tensors)}"
@@ -214,11 +214,9 @@ class RecordedSource:
         """
         ours = {name: weight for own in self._outlines for name, weight in own.weights.items()}
         theirs = outline.weights
-        shared = [name for name in ours if name in theirs]
+        pairs = {name: (ours[name].fingerprint, theirs[name].fingerprint) for name in ours if name in theirs}
         groups = {
-            "with other values": [
-                name for name in shared if not _same(ours[name].fingerprint, theirs[name].fingerprint)
-            ],
+            "with other values": [name for name, pair in pairs.items() if not _same(*pair)],
             "only in the trace": [name for name in ours if name not in theirs],
             "only in the model": [name for name in theirs if name not in ours],
         }
@@ -228,9 +226,7 @@ class RecordedSource:
         raise TraceError(
             f"the trace was recorded from another model than '{outline.title}'.",
             where=str(self.path),
-            detail="\n".join(
-                [f"expected the {len(theirs)} weights of '{outline.title}'; of '{self.title}' are", *lines]
-            ),
+            detail="\n".join([f"expected its {len(theirs)} weights, got {len(ours)} of '{self.title}'", *lines]),
             action="record it again from this model, or compare it with the model that it was recorded from",
         )
 

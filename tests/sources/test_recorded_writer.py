@@ -111,7 +111,7 @@ def test_a_partial_trace_says_so_and_what_is_missing(tmp_path: Path) -> None:
         record(source, feeds(), tmp_path / "x.trace")
     trace = RecordedSource.open(tmp_path / "x.trace")
     assert trace.description["complete"] is False
-    assert trace.description["state"] == "partial: 1 complete calls, and the call 'clip 1' up to its tensor 2"
+    assert trace.description["state"] == "partial: 1 complete call, and the call 'clip 1' up to its tensor 2"
     assert trace.missing == ("t2", "t3", "t4")
     assert names_in(tmp_path) == ["x.trace"]
 
@@ -157,7 +157,7 @@ def test_a_failure_between_two_calls_leaves_the_calls_before_it(tmp_path: Path) 
         record(Counting(), one(), tmp_path / "x.trace")
     trace = RecordedSource.open(tmp_path / "x.trace")
     assert (trace.complete, trace.complete_calls) == (False, ("clip 0",))
-    assert trace.description["state"] == "partial: 1 complete calls"
+    assert trace.description["state"] == "partial: 1 complete call"
 
 
 def test_a_call_that_was_not_ended_is_not_complete(tmp_path: Path) -> None:
