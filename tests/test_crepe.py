@@ -93,6 +93,15 @@ def test_another_rate_is_resampled() -> None:
     np.testing.assert_allclose(resampled[10:-10], plain[10:-10], atol=0.01)
 
 
+def test_a_few_frames_are_spread_over_the_recording() -> None:
+    samples = noise(10_000)
+    every, few = (adapter(samples, 16000)["x"] for adapter in (crepe.frames, crepe.spread_frames))
+    places = [int(np.flatnonzero((every == frame).all(axis=1))[0]) for frame in few]
+    assert places == [0, 9, 18, 27, 35, 44, 53, 62]
+    assert len(every) == 63
+    assert len(crepe.spread_frames(noise(320), 16000)["x"]) == 3
+
+
 @pytest.mark.parametrize("size", crepe.SIZES)
 def test_the_packages_take_any_number_of_frames(size: str) -> None:
     model = mil.load(crepe.package(size))
