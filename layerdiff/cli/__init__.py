@@ -9,12 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layerdiff.cli import execute, expose, run  # in the order of --help
+from layerdiff.cli import capture, execute, expose, run
 from layerdiff.cli.app import app
 from layerdiff.cli.ends import exit_code, tolerant_of_closed_pipe
 from layerdiff.cli.run import compare, show
 
-__all__ = ["app", "compare", "execute", "exit_code", "expose", "main", "run", "show", "tolerant_of_closed_pipe"]
+__all__ = [
+    "app",
+    "capture",
+    "compare",
+    "execute",
+    "exit_code",
+    "expose",
+    "main",
+    "run",
+    "show",
+    "tolerant_of_closed_pipe",
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -28,14 +28,20 @@ def exit_code(action: Callable[[], int], *, debug: bool = False) -> int:
     """What `action` returns, or the code of what it raises; the one place that turns errors into messages."""
     try:
         return action()
-    except KeyboardInterrupt:
-        return _say("Interrupted; converted packages and the files of earlier runs are kept.", INTERRUPTED, debug=debug)
+    except KeyboardInterrupt as stop:
+        kept = _noted("Interrupted; converted packages and the files of earlier runs are kept.", stop)
+        return _say(kept, INTERRUPTED, debug=debug)
     except LayerdiffError as error:
-        return _say(f"{type(error).__name__}: {error}", REFUSED, debug=debug)
+        return _say(_noted(f"{type(error).__name__}: {error}", error), REFUSED, debug=debug)
     except Exception as error:
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         hint = "please report it" if debug else "please report it with the output of --debug"
         return _say(f"InternalError: layerdiff itself failed ({cause}); {hint}.", REFUSED, debug=debug)
+
+
+def _noted(message: str, error: BaseException) -> str:
+    """A message with the notes of an error, such as where a partial trace is."""
+    return "\n  ".join([message, *getattr(error, "__notes__", ())])
 
 
 def _say(message: str, code: int, *, debug: bool) -> int:

@@ -32,6 +32,15 @@ def run(
         typer.Option("--points", metavar="path|lattice", help="Compare the joint on the greedy path or everywhere."),
     ] = None,
     dir: Annotated[str | None, typer.Option("--dir", metavar="FOLDER", help="The run directory.")] = None,
+    search: Annotated[
+        bool, typer.Option("--search", help="Find the first bad op of a large model without comparing all of it.")
+    ] = False,
+    limits: Annotated[
+        str | None,
+        typer.Option(
+            "--limits", metavar="measured|estimated", help="Of aligned stages: estimated runs each side once."
+        ),
+    ] = None,
     no_color: NoColor = False,
     quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print report.json instead of tables.")] = False,
@@ -43,7 +52,13 @@ def run(
         from layerdiff import config as configuration
 
         resolved = configuration.override(
-            configuration.load(config), candidates=candidate or (), audio=audio or (), points=points, dir=dir
+            configuration.load(config),
+            candidates=candidate or (),
+            audio=audio or (),
+            points=points,
+            dir=dir,
+            search=search,
+            limits=limits,
         )
         report, files = compare(resolved, quiet=quiet)
         with tolerant_of_closed_pipe():

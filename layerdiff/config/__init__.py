@@ -101,6 +101,8 @@ def override(
     audio: Sequence[str] = (),
     points: str | None = None,
     dir: str | None = None,
+    search: bool = False,
+    limits: str | None = None,
 ) -> Config:
     """The configuration with the options of the command line in place of its own values.
 
@@ -110,6 +112,8 @@ def override(
         audio: replaces every other input.
         points: `path` or `lattice`.
         dir: the run directory.
+        search: whether to search for the first bad stage.
+        limits: `measured` or `estimated`.
 
     Raises:
         ConfigError: a candidate does not exist, or a value is not one of the choices.
@@ -128,6 +132,10 @@ def override(
         values["inputs"]["points"] = points
     if dir is not None:
         values["outputs"]["dir"] = dir
+    if search:
+        values["search"] = True
+    if limits is not None:
+        values["limits"] = limits
     changed = from_mapping(values, place="the command line")
     changed._path = config._path
     return changed

@@ -103,7 +103,7 @@ class ReferenceConfig(Section):
         if len(given) != 1:
             what = "names no model" if not given else "names more than one model: " + ", ".join(given)
             raise refuse(f"The reference {what}.", detail=f"expected exactly one of {', '.join(SOURCES)}")
-        if "component" in self.model_fields_set and self.nemo is None:
+        if self.component != "joint" and self.nemo is None:
             what = f"The reference is no NeMo model, so it has no component '{self.component}'."
             raise refuse(what, key=("component",), action="Remove the key.")
         return self
@@ -275,6 +275,8 @@ class Config(Section):
     limits: Literal["measured", "estimated"] = "measured"
     """Of aligned stages: `measured` runs every candidate several times to tell conversion from precision and to find
     its limits; `estimated` runs each side once and goes by the depth and the declared dtypes."""
+    search: bool = False
+    """Whether to look for the first bad stage on the first input instead of comparing every one."""
     thresholds: dict[str, Number] = {}
     """Metric → limit; empty where the limits follow from the precision that a candidate declares."""
     outputs: OutputsConfig = OutputsConfig()

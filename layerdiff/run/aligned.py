@@ -31,6 +31,7 @@ from layerdiff.run.environment import environment
 from layerdiff.run.findings import findings
 from layerdiff.run.inputs import Inputs, described, find_inputs, read_tensors
 from layerdiff.run.parts import References, open_references, open_runs
+from layerdiff.run.search import Search
 from layerdiff.run.stages import resolve
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def execute_aligned(config: Config, *, progress: Progress) -> Report:
             for part, model in runs.items()
         ]
     walk = feeds(config, inputs, references)
-    results = compare_feeds(trials, walk, parts=tuple(references.parts), total=len(inputs), progress=progress)
+    parts = tuple(references.parts)
+    results = compare_feeds(trials, walk, parts=parts, total=len(inputs), progress=progress, search=config.search)
     return Report(
         status=worst_status([result.status for result in results.values()]),
         environment=environment(),
@@ -92,8 +94,17 @@ def compare_feeds(
     parts: Collection[str],
     total: int,
     progress: Progress,
+    search: bool = False,
 ) -> dict[str, CandidateResult]:
     """Every feed through the reference and all candidates of its component, and what that adds up to.
+
+    Args:
+        trials: candidate → its components.
+        walk: what is fed.
+        parts: the components of the reference.
+        total: number of inputs, 0 if it is not known.
+        progress: told about every input.
+        search: whether to look for the first bad stage on the first feed of each component, instead of comparing all.
 
     Raises:
         ConfigError: there is no feed.
@@ -103,7 +114,12 @@ def compare_feeds(
     seen = ""
     with progress.task("comparing", total=total or None) as step:
         for component, label, feed in walk:
-            compare_feed([trial for trial in every if trial.component == component], feed, label)
+            met = [trial for trial in every if trial.component == component]
+            if not search:
+                compare_feed(met, feed, label)
+            elif component not in last:
+                for trial in met:
+                    trial.search = Search(trial, feed, label).run()
             last.setdefault(component, feed)
             step(int(label.partition("#")[0] != seen))
             seen = label.partition("#")[0]
@@ -211,7 +227,8 @@ def _description(trials: Sequence[AlignedTrial]) -> dict[str, Any]:
     for entry in described.values() if packages else ():
         entry.pop("package", None)
     shared = next(iter(described.values()), {}) if len(described) == 1 else {"parts": described}
-    return {**shared, **({"packages": packages} if packages else {})}
+    searched = [f"{trial.component}: {trial.search}" for trial in trials if trial.search]
+    return {**shared, **({"packages": packages} if packages else {}), **({"search": searched} if searched else {})}
 
 
 def with_gain(trial: AlignedTrial, rows: Sequence[StageResult]) -> list[StageResult]:

@@ -56,6 +56,10 @@ class AlignedTrial:
     outputs: Sequence[str] | None = None
     """The names by which a contract calls what the reference returns; None where there is no contract."""
     meeting: Meeting | None = None
+    chosen: Collection[str] | None = None
+    """The stages that are compared; None for all of them."""
+    search: str = ""
+    """What a search for the first bad stage says; empty without one."""
     comparisons: dict[str, StageComparison] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     """Feed that could not be run → why."""
@@ -63,6 +67,8 @@ class AlignedTrial:
     """Stage that turned out not to be one → why: what was inferred of its pair is not borne out by its values."""
     sides: Sides = field(default_factory=Sides)
     _lockstep: Lockstep | None = None
+    _waiting: dict[str, list[AlignedStage]] = field(default_factory=dict)
+    """Reference tensor → the stages that it is compared in, of the feed under way."""
     _label: str = ""
     _note: str = ""
 
@@ -118,11 +124,16 @@ class AlignedTrial:
             stage, self.runs.dtype(stage.candidate), is_estimated=len(variants) == 1, keeps_witness=False
         )
 
-    @cached_property
-    def by_reference(self) -> Mapping[str, list[AlignedStage]]:
+    @property
+    def stages(self) -> list[AlignedStage]:
+        """What is compared, in the order of the reference."""
+        every = self.meeting.stages if self.meeting else ()
+        return [stage for stage in every if self.chosen is None or stage.stage.name in self.chosen]
+
+    def _by_reference(self) -> dict[str, list[AlignedStage]]:
         """Reference tensor → its stages, parents before their slices."""
         found: dict[str, list[AlignedStage]] = {}
-        for stage in self.meeting.stages if self.meeting else ():
+        for stage in self.stages:
             found.setdefault(stage.stage.reference, []).append(stage)
         return found
 
@@ -134,12 +145,13 @@ class AlignedTrial:
         self._lockstep, self._label = None, label
         try:
             fed, self._note = self._fed(feed, meeting.inputs)
-            wanted = [s.stage.candidate for s in meeting.stages if not s.stage.candidate_slices]
+            wanted = [s.stage.candidate for s in self.stages if not s.stage.candidate_slices]
+            self._waiting = self._by_reference()
             self._lockstep = Lockstep(self.runs.cursors(fed, wanted))
         except FeedError as error:
             self.missing[label] = error.what.removesuffix(".")
             return ()
-        return self.by_reference.keys()
+        return self._waiting.keys()
 
     def receive(self, name: str, truth: Array) -> None:
         """Compares one tensor of the reference with its counterparts."""
@@ -147,7 +159,7 @@ class AlignedTrial:
         if lockstep is None:
             return
         moved: dict[str, dict[str, Array]] = {}
-        for aligned in self.by_reference.get(name, ()):
+        for aligned in self._waiting.get(name, ()):
             stage = aligned.stage
             if stage.candidate_slices:
                 self._compare_slice(stage, truth, moved.get(stage.parent or "", {}))
@@ -215,14 +227,16 @@ class AlignedTrial:
         """The rows of all stages, and of what should have been one, in the order of the reference."""
         if self.meeting is None:
             return []
-        rows = {aligned.stage.name: self._row(aligned) for aligned in self.meeting.stages}
-        for aligned in self.meeting.stages:
+        rows = {aligned.stage.name: self._row(aligned) for aligned in self.stages}
+        for aligned in self.stages:
             if self._is_refuted(aligned, rows):
                 self.dropped[aligned.stage.name] = (
                     f"it seemed to be '{aligned.stage.candidate}', but their values differ while all that is computed "
                     "from them agrees: the two sides compute it in other steps"
                 )
-        return [row for name, row in rows.items() if name not in self.dropped] + self._unknown()
+        return [row for name, row in rows.items() if name not in self.dropped] + (
+            self._unknown() if self.chosen is None else []
+        )
 
     def _is_refuted(self, aligned: AlignedStage, rows: Mapping[str, StageResult]) -> bool:
         """Whether a pair of different ops fails by itself, while nothing that is computed from it does."""

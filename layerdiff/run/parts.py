@@ -193,6 +193,8 @@ def _package_runs(name: str, entry: CandidateConfig, model: Any, measured: bool)
 def _plain_runs(kind: str, text: str) -> PlainRuns:
     source = open_source(kind, text)
     signature = getattr(source, "signature", None)
+    if kind == "trace":
+        signature = next((tuple(feed) for feed in getattr(source, "calls", {}).values()), None)
     if hasattr(source, "trace"):
         return PlainRuns(cast("Any", source), signature)
     return PlainRuns(Replayed(source), signature)

@@ -134,6 +134,7 @@ class PlainRuns:
     signature: tuple[str, ...] | None = None
     """The names of its inputs, where they are known without a feed."""
     _dtypes: dict[str, str] = field(default_factory=dict)
+    """Tensor → the dtype in which it was computed, a final cast left out."""
 
     @property
     def description(self) -> Mapping[str, Any]:
@@ -145,7 +146,10 @@ class PlainRuns:
 
     def outline(self, feed: Feed) -> Outline:
         outline = self.source.outline(feed)
-        self._dtypes.update({name: node.dtype for name, node in outline.by_name.items()})
+        for node in (*outline.inputs, *outline.nodes):
+            renamed = node.kind == "cast" and len(node.inputs) == 1 and node.dtype.startswith("float")
+            dtype = self._dtypes.get(node.inputs[0], node.dtype) if renamed else node.dtype
+            self._dtypes.update(dict.fromkeys((node.name, *node.aliases), dtype))
         return outline
 
     def fitted(self, feed: Feed) -> tuple[Feed, str]:
