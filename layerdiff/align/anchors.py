@@ -12,11 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from layerdiff.align.graph import Graph
-from layerdiff.align.structure import Link, Matching
+from layerdiff.align.structure import AFFINE, Link, Matching
 from layerdiff.outline import Node
-
-AFFINE = frozenset({"batch_norm", "mul", "add", "sub", "div"})
-"""Kinds of op that a converter folds into the linear op before them."""
 
 
 @dataclass(frozen=True)

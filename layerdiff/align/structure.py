@@ -16,6 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from layerdiff.align.graph import COMMUTATIVE, Graph, same_operands
+from layerdiff.outline import Node
+
+AFFINE = frozenset({"batch_norm", "mul", "add", "sub", "div"})
+"""Kinds of op that a converter folds into the linear op before them."""
 
 SAME_OP, OTHER_OP, SAME_OPERAND = 0.9, 0.8, 0.85
 """Confidence of a forward pair, of an op that stands in the place of another one, of a backward pair of one kind."""
@@ -135,14 +139,22 @@ def _twins(matching: Matching, name: str) -> list[str]:
 def backward(matching: Matching) -> Iterator[Link]:
     """Operands of paired ops."""
     for link in list(matching.links.values()):
-        first = matching.reference.nodes.get(link.reference)
         second = matching.candidate.nodes.get(link.candidate)
+        first = None if second is None else _under_affine(matching.reference, link.reference, second.kind)
         if first is None or second is None or first.kind != second.kind:
             continue
         expected, got = matching.reference.operands[first.name], matching.candidate.operands[second.name]
         for one, other in _corresponding(matching, first.kind, expected, got):
             if matching.open_reference(one) and matching.open_candidate(other):
                 yield _operand_link(matching, one, other, reader=first.name)
+
+
+def _under_affine(graph: Graph, name: str, kind: str) -> Node | None:
+    """The op of a kind that makes a tensor, or that a chain of affine ops which conversion folds into it ends on."""
+    node = graph.nodes.get(name)
+    while node is not None and node.kind != kind and node.kind in AFFINE and len(graph.operands[node.name]) == 1:
+        node = graph.nodes.get(graph.operands[node.name][0])
+    return node
 
 
 def _corresponding(matching: Matching, kind: str, expected: Sequence[str], got: Sequence[str]) -> list[tuple[str, str]]:

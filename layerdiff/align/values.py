@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,10 @@ SAME_VALUES = 0.75
 """Confidence of a pair that only its values tell."""
 
 
+NEAR, FAR, NEAR_VALUES = 0.1, 4.0, 0.6
+"""Where nothing agrees: the largest distance of a pair, how many times farther all others are, and its confidence."""
+
+
 @dataclass(frozen=True, eq=False)
 class Signature:
     """What no change of layout changes of a tensor."""
@@ -46,10 +51,14 @@ class Signature:
 
     def agrees(self, other: Signature) -> bool:
         """Whether two tensors can hold the same values."""
+        return self.distance(other) <= TOLERANCE
+
+    def distance(self, other: Signature) -> float:
+        """The largest difference of two numbers, relative to the larger root mean square; inf if the counts differ."""
         if self.count != other.count:
-            return False
+            return inf
         scale = max(self.numbers[0], other.numbers[0])
-        return bool((np.abs(self.numbers - other.numbers) <= TOLERANCE * scale).all())
+        return float(np.abs(self.numbers - other.numbers).max() / scale) if scale else 0.0
 
 
 def signature(value: Array) -> Signature:
@@ -94,6 +103,24 @@ def by_values(
             yield Link(name, names[0], "values", SAME_VALUES, "the same values, and no other tensor has them")
         elif names:
             yield from _in_order(matching, name, names, fits)
+    yield from _nearest(
+        {n: one for n, one in reference.items() if not fits.get(n, True)},
+        {n: other for n, other in candidate.items() if not claims.get(n) and matching.open_candidate(n)},
+    )
+
+
+def _nearest(reference: Mapping[str, Signature], candidate: Mapping[str, Signature]) -> Iterator[Link]:
+    """Pairs near each other and far from all others: of a candidate whose weights are kept in few bits."""
+    if not reference or not candidate:
+        return
+    distances = np.array([[one.distance(other) for other in candidate.values()] for one in reference.values()])
+    for row, name in enumerate(reference):
+        column = int(distances[row].argmin())
+        near = distances[row, column]
+        others = np.concatenate([np.delete(distances[row], column), np.delete(distances[:, column], row)])
+        if near <= NEAR and (others >= FAR * near).all():
+            evidence = "its values are near, and all others far"
+            yield Link(name, list(candidate)[column], "values", NEAR_VALUES, evidence, composite=True)
 
 
 def _in_order(matching: Matching, name: str, names: list[str], fits: Mapping[str, list[str]]) -> Iterator[Link]:

@@ -236,7 +236,8 @@ def _transforms(entries: Sequence[WeightAudit], *, width: int) -> Iterator[Text]
     """What converters did to weights that match, each with how often."""
     words = Counter(entry.transform.split(", plus")[0] for entry in entries if entry.transform)
     if words:
-        yield sections.labelled("of these", [f"{count} {cells.clean(word)}" for word, count in words.items()], width=width)
+        items = [f"{count} {cells.clean(word)}" for word, count in words.items()]
+        yield sections.labelled("of these", items, width=width)
 
 
 def _extra(extra: Sequence[Extra], *, width: int, show_all: bool) -> Iterator[RenderableType]:

@@ -104,6 +104,7 @@ class Capture(TorchDispatchMode):
         self._outside = Outside()
         self.inputs: dict[str, Known] = {}
         self.sink_failed = False
+        self._in_op = False
         self.running = ""
         """The op that runs, or failed, for messages."""
         self._sink, self._listener, self._scripted = sink, listener, scripted
@@ -184,13 +185,17 @@ class Capture(TorchDispatchMode):
     # -------------------------------------------------------------- modules
 
     def enter(self, path: str) -> None:
-        """A module call begins."""
+        """A module call begins; one inside of an op (a branch of `torch.cond`) is part of the op."""
+        if self._in_op:
+            return
         count = self._calls[path]
         self._calls[path] += 1
         self._stack.append(ModuleCall(path, f"{path}#{count}" if count else path))
 
     def leave(self, value: Any) -> None:
         """The module call that began last ends, with what it returns; None if it failed."""
+        if self._in_op:
+            return
         call = self._stack.pop()
         self._stack[-1].has_inner |= call.computes or call.has_inner
         self.returned(value, call=call.name, is_leaf=not call.has_inner)
@@ -209,8 +214,12 @@ class Capture(TorchDispatchMode):
         spec, kwargs = op_spec(func), kwargs or {}
         read = self._read(spec, args, kwargs)
         self.running = f"{self._stack[-1].name}/{spec.name}"
-        with as_called() if spec.composite else nullcontext():
-            output = func(*args, **kwargs)
+        self._in_op = True
+        try:
+            with as_called() if spec.composite else nullcontext():
+                output = func(*args, **kwargs)
+        finally:
+            self._in_op = False
         results = self._results(spec, read, output)
         if results:
             if self._listener is not None:

@@ -131,7 +131,7 @@ REPLACEMENTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "wrong type": ("nemo: parakeet-tdt-mini", "nemo: 5", ("the number '5'", "expected text", "Put it in quotes.")),
     "text for a truth value": ("some_positive: true", "some_positive: 'yes'", ("'yes'", "expected true or false")),
     "number for a mapping": ("thresholds: {}", "thresholds: 3", ("expected a mapping",)),
-    "choice": ("engine: auto", "engine: portabel", ("'portabel'", "auto, native, portable", "did you mean 'portable'?")),
+    "choice": ("engine: auto", "engine: portabel", ("'portabel'", "expected one of", "did you mean 'portable'?")),
     "engine": ("engine: auto", "engine: ane", ("expected one of auto, native, portable",)),
     "precision": ("precision: float16", "precision: int8", ("expected one of float32, float16",)),
     "no package": ("{convert: {precision: float16}}", "{}", ("names no package", "candidates.raw_logits (line 6)")),

@@ -51,7 +51,7 @@ def program(build: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 
     def body(x: Any) -> Any:
         for index, name in enumerate(CHAIN):
-            x = mb.tanh(x=x, name=name) if index % 2 else mb.add(x=x, y=0.25 * (index + 1), name=name)
+            x = mb.mul(x=x, y=-0.75, name=name) if index % 2 else mb.add(x=x, y=0.25 * (index + 1), name=name)
         flag = mb.greater(x=x, y=0.9, name="flag")
         total = mb.reduce_sum(x=x, axes=[0, 1], keep_dims=False, name="total")
         choice = mb.cond(
