@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import encoder, engine, joint, memory, metrics, startup
+from benchmarks import compare, encoder, engine, joint, memory, metrics, startup
 from benchmarks.measure import Measurement
 from benchmarks.table import as_json, table
 
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[], list[Measurement]]] = {
     "joint": joint.run,
     "memory": memory.run,
     "encoder": encoder.run,
+    "compare": compare.run,
 }
 
 

@@ -119,7 +119,7 @@ def live_bytes(model: Any, feed: dict[str, np.ndarray]) -> int:
     storages = {name: (0, array.nbytes) for name, array in feed.items()}
     engine = model._engine
     compiled = engine.compiled(list(model.graph.producers), traced=True)
-    for _, output, tensor, _ in engine.trace(compiled, model._tensors(feed, list(feed)), {}, Census()):
+    for _, output, tensor, _ in engine.trace(compiled, model._tensors(feed, list(feed)), {}, Census(), {}):
         storage = tensor.untyped_storage()
         storages[output.name] = (storage.data_ptr(), storage.nbytes())
     alive, most = set(feed), 0

@@ -121,14 +121,19 @@ def mini_encoder(folder: Path) -> Network:
 
 
 def full_encoder(folder: Path) -> Network:
-    """The encoder of Parakeet-TDT v3, 24 layers of d_model 1024, with random weights."""
+    """The encoder of Parakeet-TDT v3 with random weights, as torch runs it and as packages."""
+    return encoder("full encoder", full_encoder_module(), folder, features=128)
+
+
+def full_encoder_module(layers: int = 24) -> torch.nn.Module:
+    """The encoder of Parakeet-TDT v3, 24 layers of d_model 1024, with random weights that are the same every time."""
     with quiet.third_party():
         from nemo.collections.asr.modules import ConformerEncoder
 
     torch.manual_seed(0)
     module = ConformerEncoder(
         feat_in=128,
-        n_layers=24,
+        n_layers=layers,
         d_model=1024,
         n_heads=8,
         subsampling="dw_striding",
@@ -138,7 +143,7 @@ def full_encoder(folder: Path) -> Network:
         use_bias=False,
         xscaling=False,
     )
-    return encoder("full encoder", module.eval(), folder, features=128)
+    return module.eval()
 
 
 def encoder(name: str, module: torch.nn.Module, folder: Path, *, features: int) -> Network:
