@@ -8,6 +8,7 @@ found.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -112,7 +113,9 @@ def compare_feeds(
     every = [trial for found in trials.values() for trial in found]
     last: dict[str, Feed] = {}
     seen = ""
-    with progress.task("comparing", total=total or None) as step:
+    with ExitStack() as engines, progress.task("comparing", total=total or None) as step:
+        for trial in every:
+            engines.callback(trial.close)
         for component, label, feed in walk:
             met = [trial for trial in every if trial.component == component]
             if not search:
@@ -123,9 +126,9 @@ def compare_feeds(
             last.setdefault(component, feed)
             step(int(label.partition("#")[0] != seen))
             seen = label.partition("#")[0]
-    if not last:
-        raise ConfigError("there is nothing to feed: no input reached the models.", where="inputs")
-    return {name: result_of(name, found, last, parts=parts) for name, found in trials.items()}
+        if not last:
+            raise ConfigError("there is nothing to feed: no input reached the models.", where="inputs")
+        return {name: result_of(name, found, last, parts=parts) for name, found in trials.items()}
 
 
 def compare_feed(trials: Sequence[AlignedTrial], feed: Feed, label: str) -> None:

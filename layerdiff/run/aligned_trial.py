@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from layerdiff.outline import Outline
     from layerdiff.records import Array
     from layerdiff.sources import Feed, TensorSource
+    from layerdiff.sources.coreml_native_model import NativeModel
 
 SHOWN_FITS = 4
 
@@ -65,6 +66,8 @@ class AlignedTrial:
     """Feed that could not be run → why."""
     dropped: dict[str, str] = field(default_factory=dict)
     """Stage that turned out not to be one → why: what was inferred of its pair is not borne out by its values."""
+    hidden: list[str] = field(default_factory=list)
+    """Stages whose tensors Core ML did not show."""
     sides: Sides = field(default_factory=Sides)
     _lockstep: Lockstep | None = None
     _waiting: dict[str, list[AlignedStage]] = field(default_factory=dict)
@@ -169,7 +172,9 @@ class AlignedTrial:
             except FeedError as error:
                 self._stop(error)
                 return
-            if values:
+            if self.native is not None and "native" not in values:
+                self.hidden.append(stage.name)  # the portable engine's values must not pass for Core ML's
+            elif values:
                 moved[stage.name] = self._compare(aligned, truth, values)
                 self._force(aligned, truth, lockstep, values)
 
@@ -221,6 +226,16 @@ class AlignedTrial:
             self._lockstep.__exit__()
             self._lockstep = None
 
+    @property
+    def native(self) -> NativeModel | None:
+        """The candidate on Core ML itself, if that is what is compared."""
+        return getattr(self.runs, "native", None)
+
+    def close(self) -> None:
+        """Ends what Core ML runs in, once nothing more is fed."""
+        if self.native is not None:
+            self.native.close()
+
     # -------------------------------------------------------------- results
 
     def results(self) -> list[StageResult]:
@@ -249,13 +264,16 @@ class AlignedTrial:
     def _row(self, aligned: AlignedStage) -> StageResult:
         stage, link = aligned.stage, aligned.link
         comparison = self.comparisons[stage.name]
-        if not comparison.is_captured or self.missing:
+        if stage.name in self.hidden and self.native is not None:
+            comparison.missing = self.native.missing.get(stage.candidate, "Core ML does not show it")
+        elif not comparison.is_captured or self.missing:
             comparison.missing = self._why_missing()
         row = comparison.result(
             depth=self.depths.get(stage.candidate, 0),
             parent=self.comparisons[stage.parent] if stage.parent else None,
             thresholds=self.thresholds,
         )
+        row = replace(row, placement=getattr(self.runs, "placements", {}).get(stage.candidate, ""))
         if link is None:
             return row
         return replace(row, alignment_method=link.method, alignment_confidence=link.confidence)

@@ -117,7 +117,7 @@ def open_candidate(
     if entry.convert is not None and "joint" in components:
         description["recipe"] = entry.convert.recipe
     portable = given or build_packages(entry, reference=reference, components=components, progress=progress)
-    runner = NativeSource(portable.packages) if native else None
+    runner = NativeSource(portable.packages, entry.compute_unit) if native else None
     return Candidate(name, portable, runner, {**description, **(runner or portable).description})
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from layerdiff.compare import DITHER_SEEDS
-from layerdiff.errors import FeedError, known_names
+from layerdiff.errors import EngineError, FeedError, known_names
 from layerdiff.run.lockstep import Cursor, expected_of
 from layerdiff.sources.coreml_calls import pad_to_declared
 from layerdiff.sources.coreml_model import PackageSource
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from layerdiff.outline import Node, Outline
     from layerdiff.records import Array
     from layerdiff.sources import Feed, TraceSource
+    from layerdiff.sources.coreml_native_model import NativeModel
 
 
 class Runs(Protocol):
@@ -63,12 +64,26 @@ class PackageRuns:
     model: Model
     is_measured: bool = True
     """Whether to run it under every policy; else only as declared."""
-    native: TraceSource | None = None
+    native: NativeModel | None = None
     """The same package on Core ML, beside which the portable engine measures the error split."""
 
     @property
     def description(self) -> Mapping[str, Any]:
-        return self._source.description if self.native is None else self.native.description
+        """Of Core ML with the observer effect: how far more outputs move those that the package has anyway."""
+        if self.native is None:
+            return self._source.description
+        effect = {name: found.relative_l2_error for name, found in self.native.observed.items()}
+        return {**self.native.description, **({"observer_effect": effect} if effect else {})}
+
+    @cached_property
+    def placements(self) -> Mapping[str, str]:
+        """Tensor → where Core ML plans to run its op; empty without Core ML, or where it has no compute plan."""
+        if self.native is None:
+            return {}
+        try:
+            return self.native.placement
+        except EngineError:  # an older system: the comparison itself needs no plan
+            return {}
 
     @cached_property
     def _source(self) -> PackageSource:
