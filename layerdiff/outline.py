@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from layerdiff.fingerprint import Fingerprint, fingerprint
@@ -139,6 +140,18 @@ class Outline:
             for name in dict.fromkeys(node.inputs):
                 found.setdefault(name, []).append(node)
         return {name: tuple(nodes) for name, nodes in found.items()}
+
+    def order(self) -> Mapping[str, int]:
+        """Name or alias → place in the order of execution, inputs first."""
+        places: dict[str, int] = {}
+        for place, node in enumerate((*self.inputs, *self.nodes)):
+            places |= dict.fromkeys((node.name, *node.aliases), place)
+        return places
+
+    def size(self, name: str) -> int:
+        """Number of elements of a tensor; a length that is not known counts as 1."""
+        node = self.by_name.get(name)
+        return prod(length or 1 for length in (node.shape or ())) if node else 1
 
     def names(self) -> Iterable[str]:
         """Every name and alias that a stage may give: outputs first, then in order of execution, then inputs."""

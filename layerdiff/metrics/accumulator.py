@@ -21,7 +21,7 @@ import numpy as np
 from layerdiff.metrics import formulas
 from layerdiff.metrics.block import ERROR_ENERGY, QUANTITIES, REFERENCE_ENERGY, Block, measure
 from layerdiff.metrics.definitions import ATOL, RTOL, ULP_DTYPES
-from layerdiff.metrics.exact import ExactSum
+from layerdiff.metrics.exact import ExactSum, add_rows
 from layerdiff.metrics.rows import Array, Floats, blocks, check_pair, groups, matrices, segments
 from layerdiff.metrics.summary import Summary
 from layerdiff.records import METRICS
@@ -101,10 +101,8 @@ class Accumulator:
             block = measure(first, second, dtype=self.dtype, atol=self.atol, rtol=self.rtol)
             sums[:, place, segment] = block.sums
             self._note(block, elements=first.size)
-        self.reference.add(sums[0])
-        self.candidate.add(sums[1])
-        for total, part in zip(self._totals.values(), sums[2:], strict=True):
-            total.add(part)
+        totals = (self.reference.total, self.candidate.total, *self._totals.values())
+        add_rows(totals, sums.reshape(len(totals), -1))
         self._rank_rows(sums, label)
         self._rows[label] = self._rows.get(label, 0) + rows
 

@@ -31,6 +31,10 @@ QUANTITIES = (
 REFERENCE_ENERGY, ERROR_ENERGY = QUANTITIES.index("reference_energy"), QUANTITIES.index("error_energy")
 
 
+SPARSE = 1 / 16
+"""Below this share elements are looked at one by one."""
+
+
 class Scratch(threading.local):
     """Buffers of one block, one set per thread, reused by every accumulator of that thread (3.7 MB)."""
 
@@ -43,7 +47,7 @@ class Scratch(threading.local):
         self.exceeds = np.empty(SEGMENT, np.bool_)
         self.half = np.empty((2, SEGMENT), np.float16)
         self.index = np.empty((2, SEGMENT), np.int32)
-        self.sign = np.empty((2, SEGMENT), np.int32)
+        self.distance = np.empty(SEGMENT, np.int32)
 
 
 SCRATCH = Scratch()
@@ -139,8 +143,11 @@ def _sums(wide: Floats, *, shape: tuple[int, ...]) -> Floats:
 
 def _mismatches(wide: Floats, *, atol: float, rtol: float) -> int:
     """Elements outside the tolerance; needs |candidate - reference| in `wide[2]`."""
-    tolerance, exceeds = SCRATCH.tolerance[: wide.shape[1]], SCRATCH.exceeds[: wide.shape[1]]
-    np.abs(wide[0], out=tolerance)
+    exceeds = np.greater(wide[2], atol, out=SCRATCH.exceeds[: wide.shape[1]])
+    if np.count_nonzero(exceeds) < SPARSE * exceeds.size:
+        few = np.flatnonzero(exceeds)
+        return int(np.count_nonzero(wide[2, few] > np.abs(wide[0, few]) * rtol + atol))
+    tolerance = np.abs(wide[0], out=SCRATCH.tolerance[: wide.shape[1]])
     np.multiply(tolerance, rtol, out=tolerance)
     np.add(tolerance, atol, out=tolerance)
     np.greater(wide[2], tolerance, out=exceeds)
@@ -148,17 +155,18 @@ def _mismatches(wide: Floats, *, atol: float, rtol: float) -> int:
 
 
 def _max_ulp(reference: Array, candidate: Array, *, native: NDArray[Any], dtype: str) -> int:
-    """Largest distance in representable values of `dtype`; overwrites `native` where that is float32."""
+    """Largest distance in representable values of `dtype`."""
     index = _indices(reference, candidate, native=native, dtype=dtype)
-    sign = SCRATCH.sign[:, : reference.size]
-    np.right_shift(index, 31, out=sign)  # -1 for negative values
-    np.bitwise_and(index, 0x7FFFFFFF if dtype == "float32" else 0x7FFF, out=index)
-    np.bitwise_xor(index, sign, out=index)
-    np.subtract(index, sign, out=index)  # the magnitude, negated where the sign is set: both zeros are 0
-    np.maximum(index[0], index[1], out=sign[0])
-    np.minimum(index[0], index[1], out=sign[1])
-    distance = np.subtract(sign[0], sign[1], out=sign[0]).view(np.uint32)  # may exceed int32, wraps to the right bits
-    return int(np.maximum.reduce(distance))
+    first, second = index
+    distance = np.bitwise_xor(first, second, out=SCRATCH.distance[: first.size])
+    across = np.flatnonzero(distance < 0) if np.minimum.reduce(distance) < 0 else ()
+    np.subtract(first, second, out=distance)
+    farthest = 0
+    if len(across):  # of two signs: both magnitudes, so that the two zeros are one value
+        magnitudes = index[:, across] & (0x7FFFFFFF if dtype == "float32" else 0x7FFF)
+        farthest = int(np.add.reduce(magnitudes, axis=0, dtype=np.int64).max())
+        distance[across] = 0
+    return max(farthest, int(np.maximum.reduce(distance)), -int(np.minimum.reduce(distance)))
 
 
 def _indices(reference: Array, candidate: Array, *, native: NDArray[Any], dtype: str) -> NDArray[np.int32]:

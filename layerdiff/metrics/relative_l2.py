@@ -8,7 +8,7 @@ import numpy as np
 
 from layerdiff.metrics import formulas
 from layerdiff.metrics.block import energies
-from layerdiff.metrics.exact import ExactSum
+from layerdiff.metrics.exact import ExactSum, add_rows
 from layerdiff.metrics.rows import Array, blocks, check_pair, groups, matrices, segments
 
 
@@ -42,8 +42,7 @@ class RelativeL2:
         sums = np.empty((2, rows, segments(length)))
         for place, segment, columns in blocks(rows, length):
             sums[:, place, segment] = energies(reference[place, columns], candidate[place, columns])
-        self._reference.add(sums[0])
-        self._error.add(sums[1])
+        add_rows((self._reference, self._error), sums.reshape(2, -1))
 
     def merge(self, other: RelativeL2) -> None:
         """Takes in everything that `other` has seen."""

@@ -122,9 +122,9 @@ def row_products(first: Floats, second: Floats) -> Floats:
             total += first[..., column] * second[..., column]
         return total
     (left, left_rest), (right, right_rest) = _split(first), _split(second)
-    total = np.einsum("...i,...i->...", left_rest, right_rest)
+    total = np.vecdot(left_rest, right_rest)
     if left.shape[-2]:
-        total += np.add.reduce(np.einsum("...ki,...ki->...i", left, right), axis=-1)
+        total += np.add.reduce(np.vecdot(left, right), axis=-1)
     return total
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from layerdiff.metrics import formulas
 from layerdiff.metrics.block import Side, summarise
 from layerdiff.metrics.exact import ExactSum
-from layerdiff.metrics.rows import Array, Floats, blocks, check_pair, groups, matrices, segments
+from layerdiff.metrics.rows import Array, blocks, check_pair, groups, matrices, segments
 
 
 class Summary:
@@ -23,7 +23,8 @@ class Summary:
         self.nan_count = 0
         self.inf_count = 0
         self._low, self._high = math.inf, -math.inf
-        self._total = ExactSum()
+        self.total = ExactSum()
+        """The sum of the finite values."""
 
     def update(self, values: Array) -> None:
         """Takes in a tensor of any shape; allocates nothing of its size."""
@@ -40,7 +41,7 @@ class Summary:
             part = matrix[place, columns]
             side, sums[place, segment] = summarise(part)
             self.note(side, elements=part.size)
-        self.add(sums)
+        self.total.add(sums)
 
     def note(self, side: Side, *, elements: int) -> None:
         """Takes in the range and the counts of `elements` elements, but not their sum."""
@@ -49,14 +50,10 @@ class Summary:
         self.inf_count += side.inf_count
         self._low, self._high = min(self._low, side.low), max(self._high, side.high)
 
-    def add(self, sums: Floats) -> None:
-        """Takes in sums of finite values."""
-        self._total.add(sums)
-
     def merge(self, other: Summary) -> None:
         """Takes in everything that `other` has seen."""
         self.note(Side(other._low, other._high, other.nan_count, other.inf_count), elements=other.elements)
-        self._total.merge(other._total)
+        self.total.merge(other.total)
 
     @property
     def finite_count(self) -> int:
@@ -76,7 +73,7 @@ class Summary:
     @property
     def mean(self) -> float | None:
         """Mean of the finite values, summed in float64; None if there is none."""
-        return formulas.mean(self._total.result(), self.finite_count) if self.finite_count else None
+        return formulas.mean(self.total.result(), self.finite_count) if self.finite_count else None
 
     @property
     def peak(self) -> float:

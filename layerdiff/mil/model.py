@@ -215,6 +215,7 @@ class Model:
         census: bool = False,
         wanted: Collection[str] | None = None,
         overrides: MutableMapping[str, Array] | None = None,
+        lend: bool = False,
     ) -> Iterator[TracedTensor]:
         """Every tensor that the program computes, in execution order; each is freed after its last use.
 
@@ -228,6 +229,8 @@ class Model:
             wanted: only these tensors, and only what they are computed from is run; all of them if None.
             overrides: what the caller puts into it under the name of the tensor that was just yielded takes its
                 place: the program goes on with that value, rounded to the declared dtype. The entry is taken out.
+            lend: whether values are only lent: read-only, in the program's memory, and good until the next one is
+                computed. Else each is a copy.
 
         Raises:
             FeedError: the feed does not match `inputs`, or there is no tensor of a wanted name.
@@ -251,7 +254,7 @@ class Model:
             found = anomalies(value, tensor=output.name, op=op.type, operand=operand) if census else ()
             for anomaly in found:
                 by_kind.setdefault(anomaly.kind, anomaly)
-            yield TracedTensor(output.name, op.type, self._value(value, output.type), found)
+            yield TracedTensor(output.name, op.type, self._value(value, output.type, lent=lend), found)
             del value, operand
             if overrides and output.name in overrides:
                 given |= self._injected({output.name: overrides.pop(output.name)}, [output.name])
@@ -325,11 +328,13 @@ class Model:
 
     # -------------------------------------------------------------- values
 
-    def _value(self, value: Any, type_: TensorType, *, owned: bool = False) -> Any:
+    def _value(self, value: Any, type_: TensorType, *, owned: bool = False, lent: bool = False) -> Any:
         """What a caller gets: an array; of a classifier's results a label or a dictionary."""
         if isinstance(value, TensorList):
             value = self._stacked(value)
-        return array_of(value, type_.dtype, self.precision, owned=owned) if isinstance(value, Tensor) else value
+        if not isinstance(value, Tensor):
+            return value
+        return array_of(value, type_.dtype, self.precision, owned=owned, lent=lent)
 
     def _stacked(self, value: TensorList) -> Tensor:
         try:

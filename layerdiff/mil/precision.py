@@ -185,17 +185,22 @@ def tensor_of(array: Array, dtype: str, precision: Precision) -> Tensor:
     return rounding(tensor.clone() if tensor is given else tensor)
 
 
-def array_of(tensor: Tensor, dtype: str, precision: Precision, *, owned: bool = False) -> Array:
-    """A caller's array, in memory of its own, from a tensor declared as `dtype`.
+def array_of(tensor: Tensor, dtype: str, precision: Precision, *, owned: bool = False, lent: bool = False) -> Array:
+    """A caller's array, in memory of its own unless it is lent, from a tensor declared as `dtype`.
 
     Args:
         tensor: the value.
         dtype: declared dtype.
         precision: decides the dtype of the array.
         owned: whether nothing else refers to the tensor's memory, so that it need not be copied.
+        lent: whether the array may share that memory all the same, with any strides; it is read-only then.
     """
     given = np.dtype(precision.given(dtype))
     if given == np.float16:
         return tensor.half().contiguous().numpy()  # casting in torch is several times faster
     array = tensor.numpy()
-    return array if owned and array.dtype == given and array.flags.c_contiguous else np.array(array, given, order="C")
+    if array.dtype == given and (lent or (owned and array.flags.c_contiguous)):
+        if lent:
+            array.flags.writeable = False
+        return array
+    return np.array(array, given, order="C")

@@ -143,6 +143,8 @@ def compare_feed(trials: Sequence[AlignedTrial], feed: Feed, label: str) -> None
 
     try:
         trials[0].reference.stream(feed, sink, wanted)
+        for trial in trials:
+            trial.finish()
     finally:
         for trial in trials:
             trial.end()

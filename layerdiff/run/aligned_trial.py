@@ -14,7 +14,7 @@ from layerdiff.compare import Stage, StageComparison, sliced
 from layerdiff.errors import ConfigError, FeedError, known_names
 from layerdiff.records import StageResult
 from layerdiff.run.aligned_stages import AlignedStage, Sides, aligned_stages
-from layerdiff.run.lockstep import Lockstep
+from layerdiff.run.lockstep import Lockstep, early
 from layerdiff.run.runs import Runs, paired_inputs
 from layerdiff.run.weight_links import weight_links
 
@@ -40,6 +40,38 @@ class Meeting:
     stages: Sequence[AlignedStage]
     alignment: Alignment | None
     """None where the user gave the stages."""
+
+    @cached_property
+    def turns(self) -> Mapping[str, int]:
+        """Tensor of the reference → its place in the order in which the reference computes."""
+        return self.reference.order()
+
+    @cached_property
+    def places(self) -> Mapping[str, int]:
+        """Tensor of the candidate → its place in the order in which the candidate computes."""
+        return self.candidate.order()
+
+
+@dataclass(eq=False)
+class Group:
+    """A stage with those that are slices of its tensors on both sides: compared together."""
+
+    place: int
+    """Of the candidate's tensor in its order; -1 if it is fed."""
+    stages: list[AlignedStage] = field(default_factory=list)
+    """The whole one first."""
+    waits: bool = False
+    """Whether the reference's tensor waits for the candidate's, not the other way round."""
+
+    @property
+    def reference(self) -> str:
+        """The reference's tensor."""
+        return self.stages[0].stage.reference
+
+    @property
+    def key(self) -> str:
+        """What the reference's tensor is kept under."""
+        return self.stages[0].stage.name
 
 
 @dataclass
@@ -70,8 +102,10 @@ class AlignedTrial:
     """Stages whose tensors Core ML did not show."""
     sides: Sides = field(default_factory=Sides)
     _lockstep: Lockstep | None = None
-    _waiting: dict[str, list[AlignedStage]] = field(default_factory=dict)
-    """Reference tensor → the stages that it is compared in, of the feed under way."""
+    _groups_by_reference: dict[str, list[Group]] = field(default_factory=dict)
+    """Reference tensor → what it is compared with, of the feed under way."""
+    _early: list[Group] = field(default_factory=list)
+    """Groups whose reference's tensor waits for the candidate's."""
     _label: str = ""
     _note: str = ""
 
@@ -133,11 +167,20 @@ class AlignedTrial:
         every = self.meeting.stages if self.meeting else ()
         return [stage for stage in every if self.chosen is None or stage.stage.name in self.chosen]
 
-    def _by_reference(self) -> dict[str, list[AlignedStage]]:
-        """Reference tensor → its stages, parents before their slices."""
-        found: dict[str, list[AlignedStage]] = {}
-        for stage in self.stages:
-            found.setdefault(stage.stage.reference, []).append(stage)
+    def _groups(self, meeting: Meeting) -> dict[str, list[Group]]:
+        """Reference tensor → the groups that are compared with it, in the order of the candidate."""
+        groups: dict[str, Group] = {}
+        for aligned in self.stages:
+            stage = aligned.stage
+            whole = groups.get(stage.parent or "") if stage.candidate_slices else None
+            groups[stage.name] = whole or Group(meeting.places.get(stage.candidate, -1))
+            groups[stage.name].stages.append(aligned)
+        ordered = sorted(dict.fromkeys(groups.values()), key=lambda g: (meeting.turns.get(g.reference, -1), g.place))
+        waits = early([g.place for g in ordered], [meeting.reference.size(g.reference) for g in ordered])
+        found: dict[str, list[Group]] = {}
+        for index, group in enumerate(ordered):
+            group.waits = index in waits
+            found.setdefault(group.reference, []).append(group)
         return found
 
     # -------------------------------------------------------------- comparison
@@ -149,34 +192,53 @@ class AlignedTrial:
         try:
             fed, self._note = self._fed(feed, meeting.inputs)
             wanted = [s.stage.candidate for s in self.stages if not s.stage.candidate_slices]
-            self._waiting = self._by_reference()
+            self._groups_by_reference = self._groups(meeting)
             self._lockstep = Lockstep(self.runs.cursors(fed, wanted))
         except FeedError as error:
             self.missing[label] = error.what.removesuffix(".")
             return ()
-        return self._waiting.keys()
+        return self._groups_by_reference.keys()
 
     def receive(self, name: str, truth: Array) -> None:
-        """Compares one tensor of the reference with its counterparts."""
-        lockstep = self._lockstep
-        if lockstep is None:
-            return
-        moved: dict[str, dict[str, Array]] = {}
-        for aligned in self._waiting.get(name, ()):
-            stage = aligned.stage
-            if stage.candidate_slices:
-                self._compare_slice(stage, truth, moved.get(stage.parent or "", {}))
+        """Compares one tensor of the reference with its counterparts, or keeps it until the candidate has got there."""
+        for group in self._groups_by_reference.get(name, ()):
+            if group.waits and self._lockstep is not None:
+                self._lockstep.waiting.put(group.key, truth)
+                self._early.append(group)
                 continue
-            try:
-                values = lockstep.take(stage.candidate)
-            except FeedError as error:
-                self._stop(error)
-                return
-            if self.native is not None and "native" not in values:
-                self.hidden.append(stage.name)  # the portable engine's values must not pass for Core ML's
-            elif values:
-                moved[stage.name] = self._compare(aligned, truth, values)
-                self._force(aligned, truth, lockstep, values)
+            self._catch_up(group.place)
+            self._compare_group(group, truth)
+
+    def finish(self) -> None:
+        """Compares what is still waiting when the reference has ended."""
+        self._catch_up(None)
+
+    def _catch_up(self, place: int | None) -> None:
+        """Compares what waits for tensors of the candidate before a place in its order; all of it if None."""
+        due = sorted((g for g in self._early if place is None or g.place < place), key=lambda g: g.place)
+        for group in due:
+            self._early.remove(group)
+            truth = self._lockstep.waiting.take(group.key) if self._lockstep is not None else None
+            if truth is not None:
+                self._compare_group(group, truth)
+
+    def _compare_group(self, group: Group, truth: Array) -> None:
+        if self._lockstep is None:
+            return
+        aligned, *slices = group.stages
+        stage = aligned.stage
+        try:
+            values = self._lockstep.take(stage.candidate)
+        except FeedError as error:
+            self._stop(error)
+            return
+        if self.native is not None and "native" not in values:
+            self.hidden += [s.stage.name for s in group.stages]  # the engine's values must not pass for Core ML's
+        elif values:
+            moved = self._compare(aligned, truth, values)
+            self._force(aligned, truth, self._lockstep, values)
+            for part in slices:
+                self._compare_slice(part.stage, truth, moved)
 
     def _stop(self, error: FeedError) -> None:
         """Gives up on a feed that the candidate does not take."""
@@ -222,6 +284,7 @@ class AlignedTrial:
 
     def end(self) -> None:
         """Ends the candidate's runs on a feed."""
+        self._early.clear()
         if self._lockstep is not None:
             self._lockstep.__exit__()
             self._lockstep = None

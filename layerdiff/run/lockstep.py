@@ -1,9 +1,12 @@
 """Both sides at once, tensor by tensor: nothing is kept but what is still waited for.
 
 The reference pushes its tensors as it computes them. For each one that has a counterpart, every run of the candidate
-(as declared, widened, dithered, …) is advanced just until that is computed, and the pair is handed on. A tensor that a
-run passes before its turn is held, in memory up to `HELD_BYTES`, then on disk. So two models of any size are compared
-in the memory of their own executions.
+(as declared, widened, dithered, …) is advanced just until that is computed, and the pair is handed on.
+
+The two sides rarely compute everything in one order. `early` says beforehand on which side a tensor waits for its
+counterpart, so that as little as possible does: a mask that one side makes first and the other last must not make a
+run go to its end. What waits is in memory up to `HELD_BYTES`, then on disk. So two models of any size are compared in
+the memory of their own executions.
 
 One of the candidate's runs is forced: every compared tensor of it is replaced by the reference's before the run goes
 on. What it shows at a stage is therefore what the ops since the last stages make of the reference's tensors, which is
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,9 +43,9 @@ class Shelf:
     _folder: tempfile.TemporaryDirectory[str] | None = None
 
     def put(self, name: str, value: Array) -> None:
-        """Keeps a tensor that belongs to the caller."""
+        """Keeps a copy of a tensor."""
         if self._used_bytes + value.nbytes <= self.room_bytes:
-            self._values[name] = value
+            self._values[name] = value.copy()
             self._used_bytes += value.nbytes
             return
         self._folder = self._folder or tempfile.TemporaryDirectory(prefix="layerdiff-")
@@ -73,6 +76,7 @@ class Cursor:
     """One run of a candidate, from which tensors are taken in any order, each as often as it is expected."""
 
     tensors: Iterator[tuple[str, Array]]
+    """Values may be lent: they need to hold only until the next one is computed."""
     expected: Counter[str]
     overrides: MutableMapping[str, Array] | None = None
     """Of a forced run: tensor → the value with which it goes on."""
@@ -113,12 +117,15 @@ class Lockstep:
 
     cursors: Mapping[str, Cursor]
     """Variant → its run."""
+    waiting: Shelf = field(default_factory=Shelf)
+    """Tensors of the reference that the candidate has not come to."""
 
     def __enter__(self) -> Lockstep:
         return self
 
     def __exit__(self, *_: Any) -> None:
         with ExitStack() as ends:
+            ends.callback(self.waiting.close)
             for cursor in self.cursors.values():
                 ends.callback(cursor.shelf.close)
                 close = getattr(cursor.tensors, "close", None)
@@ -134,3 +141,39 @@ class Lockstep:
 def expected_of(names: Iterable[str]) -> Counter[str]:
     """How often each tensor will be taken."""
     return Counter(names)
+
+
+def early(places: Sequence[int], sizes: Sequence[int]) -> frozenset[int]:
+    """The pairs whose reference's tensor waits for the candidate's.
+
+    As many elements as possible are compared as soon as both sides have it: the heaviest chain of pairs that both
+    sides compute in one order. Of what is left, it is the tensor of the side that is ahead of the chain that waits.
+
+    Args:
+        places: of each pair, in the order of the reference, the place of the candidate's tensor in its own order.
+        sizes: of each pair, its number of elements.
+
+    Returns:
+        Indices of `places`. Memory is O(n), time O(n²) in NumPy.
+    """
+    order, weights = np.asarray(places, np.int64), np.asarray(sizes, np.int64) + 1
+    best, before = weights.copy(), np.full(len(order), -1)
+    for index in range(1, len(order)):
+        fits = np.where(order[:index] <= order[index], best[:index], 0)
+        last = int(np.argmax(fits))
+        if fits[last]:
+            best[index] += fits[last]
+            before[index] = last
+    chain: list[int] = []
+    link = int(np.argmax(best)) if len(order) else -1
+    while link >= 0:
+        chain.append(link)
+        link = int(before[link])
+    following, waits = np.iinfo(np.int64).max, set()
+    members = set(chain)
+    for index in range(len(order) - 1, -1, -1):
+        if index in members:
+            following = order[index]
+        elif order[index] > following:
+            waits.add(index)
+    return frozenset(waits)

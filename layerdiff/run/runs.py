@@ -125,10 +125,13 @@ class PackageRuns:
 
     def cursors(self, feed: Feed, wanted: Collection[str]) -> dict[str, Cursor]:
         counts, names = expected_of(wanted), list(dict.fromkeys(wanted))
-        found = {variant: Cursor(source.trace(feed, names), counts.copy()) for variant, source in self.variants.items()}
+        found = {
+            variant: Cursor(source.trace(feed, names, lend=True), counts.copy())
+            for variant, source in self.variants.items()
+        }
         if self.is_measured:
             overrides: dict[str, Array] = {}
-            forced = self._source.trace(feed, names, overrides=overrides)
+            forced = self._source.trace(feed, names, overrides=overrides, lend=True)
             found["own"] = Cursor(forced, counts.copy(), overrides)
         if self.native is not None:
             found["native"] = Cursor(self.native.trace(feed, names), counts.copy())

@@ -47,8 +47,9 @@ class PackageSource:
         wanted: Collection[str] | None = None,
         *,
         overrides: MutableMapping[str, Array] | None = None,
+        lend: bool = False,
     ) -> Iterator[tuple[str, Array]]:
-        """The tensors one by one; `overrides` as in `Model.trace`.
+        """The tensors one by one; `overrides` and `lend` as in `Model.trace`.
 
         A state of the model starts at zeros with every call, and is dropped after it.
 
@@ -62,12 +63,12 @@ class PackageSource:
         computed = None if wanted is None else [name for name in wanted if name not in self.model.inputs]
         if computed is not None and not computed:
             return
-        for tensor in self.model.trace(feed, state=state, wanted=computed, overrides=overrides):
+        for tensor in self.model.trace(feed, state=state, wanted=computed, overrides=overrides, lend=lend):
             if isinstance(tensor.value, Mapping | str | int):
                 continue  # what a classifier says is no tensor
             yield tensor.name, tensor.value
 
     def stream(self, feed: Feed, sink: Sink, wanted: Collection[str] | None = None) -> None:
         """Every tensor to `sink`; see `TensorSource`."""
-        for name, value in self.trace(feed, wanted):
+        for name, value in self.trace(feed, wanted, lend=True):
             sink(name, value)
