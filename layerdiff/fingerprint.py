@@ -31,7 +31,7 @@ PROJECTIONS = 6
 CHUNK = 2**18
 """Elements that are widened at a time; what fits the cache is read from memory once for all axes."""
 
-SHORT = 2**20
+SHORT = 2**17
 """Length of rows up to which their random vectors are kept."""
 
 Table = NDArray[np.float32]

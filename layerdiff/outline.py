@@ -73,9 +73,9 @@ class Weight:
     compression: str = ""
     """How it is stored, in words: `int8 per channel`, `palettized 4 bits`; empty if plainly."""
 
-    @cached_property
+    @property
     def fingerprint(self) -> Fingerprint:
-        """Computed at the first use, which reads the values once.
+        """Computed anew each time, which reads the values once: of a large model they take hundreds of megabytes.
 
         Raises:
             ValueError: neither values nor fingerprint are known.

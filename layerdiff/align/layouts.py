@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, permutations
-from math import inf, prod
+from math import inf, isfinite, prod, sqrt
 from operator import mul
 from typing import Any
 
@@ -28,6 +28,9 @@ CLEARLY = 0.5
 """How much nearer another layout must bring the tensors than the plain one, to be taken instead of it."""
 MAX_AXES = 6
 """Permutations are tried for at most so many axes that are longer than 1."""
+
+PART = 2**20
+"""How many values are widened at a time."""
 
 
 @dataclass(frozen=True)
@@ -153,14 +156,29 @@ def _refines(first: Shape, second: Shape) -> bool:
 
 
 def distance(reference: Array, candidate: Array, layout: Layout) -> float:
-    """Relative L2 error of the candidate under a layout; inf where it is undefined."""
-    truth = reference.astype(np.float64)
+    """Relative L2 error of the candidate under a layout; inf where it is undefined. Takes `PART` values of memory."""
+    moved = layout.apply(candidate, reference.shape)
+    error = size = 0.0
     with np.errstate(all="ignore"):
-        error = float(np.linalg.norm(layout.apply(candidate, reference.shape) - truth))
-        size = float(np.linalg.norm(truth))
-    if not (np.isfinite(error) and np.isfinite(size)):
+        for part in _parts(reference.shape):
+            truth = reference[part].astype(np.float64)
+            size += float(np.vdot(truth, truth))
+            truth -= moved[part]
+            error += float(np.vdot(truth, truth))
+    if not (isfinite(error) and isfinite(size)):
         return inf
-    return error / size if size else (0.0 if error == 0 else inf)
+    return sqrt(error / size) if size else (0.0 if error == 0 else inf)
+
+
+def _parts(shape: Shape) -> Iterator[tuple[slice, ...]]:
+    """Parts of a tensor along its longest axis, of about `PART` values each."""
+    if not shape:
+        yield ()
+        return
+    axis = int(np.argmax(shape))
+    step = max(1, PART * shape[axis] // max(1, prod(shape)))
+    for start in range(0, shape[axis], step):
+        yield (*[slice(None)] * axis, slice(start, start + step))
 
 
 def _is_sorted(axes: Sequence[int]) -> bool:

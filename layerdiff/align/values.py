@@ -62,15 +62,32 @@ class Signature:
 
 
 def signature(value: Array) -> Signature:
-    """The signature of a tensor, summed in float64; O(n log n) for n values, at most `SAMPLES` of them sorted."""
+    """The signature of a tensor, summed in float64; O(n log n) for n values, at most `SAMPLES` of them sorted.
+
+    Takes O(SAMPLES) of memory on top of a tensor whose values lie together.
+    """
     flat = np.asarray(value).reshape(-1)
-    flat = np.empty(0) if np.iscomplexobj(flat) else flat.astype(np.float64)
-    if not flat.size:
+    if not flat.size or np.iscomplexobj(flat):
         return Signature(0, np.zeros(5))
     with np.errstate(all="ignore"):
-        sums = [np.sqrt(np.mean(flat * flat)), flat.mean(), np.abs(flat).mean(), flat.min(), flat.max()]
-        quantiles = np.quantile(flat, np.linspace(0, 1, QUANTILES)) if flat.size <= SAMPLES else np.empty(0)
-    return Signature(flat.size, np.concatenate([sums, quantiles]))
+        parts = [_sums(flat[start : start + SAMPLES]) for start in range(0, flat.size, SAMPLES)]
+        squares, total, size = np.sum([part[:3] for part in parts], axis=0) / flat.size
+        low, high = min(part[3] for part in parts), max(part[4] for part in parts)
+        quantiles = _quantiles(flat) if flat.size <= SAMPLES else np.empty(0)
+    return Signature(flat.size, np.concatenate([[np.sqrt(squares), total, size, low, high], quantiles]))
+
+
+def _sums(values: Array) -> tuple[float, ...]:
+    """Sum of the squares, of the values, of their magnitudes; smallest and largest; nan where one is."""
+    wide = values.astype(np.float64)
+    low, high, total = float(wide.min()), float(wide.max()), float(wide.sum())
+    return float(np.vecdot(wide, wide)), total, float(np.abs(wide, out=wide).sum()), low, high
+
+
+def _quantiles(values: Array) -> NDArray[np.float64]:
+    """Evenly spaced quantiles, the nearest value below each."""
+    places = np.linspace(0, values.size - 1, QUANTILES).astype(np.int64)
+    return np.sort(values)[places].astype(np.float64)
 
 
 def undecided(matching: Matching) -> tuple[tuple[str, ...], tuple[str, ...]]:
