@@ -111,8 +111,8 @@ def compare_feeds(
         ConfigError: there is no feed.
     """
     every = [trial for found in trials.values() for trial in found]
-    last: dict[str, Feed] = {}
-    seen = ""
+    searched: set[str] = set()
+    seen = None
     with ExitStack() as engines, progress.task("comparing", total=total or None) as step:
         for trial in every:
             engines.callback(trial.close)
@@ -120,15 +120,15 @@ def compare_feeds(
             met = [trial for trial in every if trial.component == component]
             if not search:
                 compare_feed(met, feed, label)
-            elif component not in last:
+            elif component not in searched:
+                searched.add(component)
                 for trial in met:
                     trial.search = Search(trial, feed, label).run()
-            last.setdefault(component, feed)
             step(int(label.partition("#")[0] != seen))
             seen = label.partition("#")[0]
-        if not last:
+        if seen is None:
             raise ConfigError("there is nothing to feed: no input reached the models.", where="inputs")
-        return {name: result_of(name, found, last, parts=parts) for name, found in trials.items()}
+        return {name: result_of(name, found, parts=parts) for name, found in trials.items()}
 
 
 def compare_feed(trials: Sequence[AlignedTrial], feed: Feed, label: str) -> None:
@@ -199,13 +199,11 @@ def _spoken(config: Config, inputs: Inputs, references: References) -> Iterator[
 # ------------------------------------------------------------------ results
 
 
-def result_of(
-    name: str, trials: Sequence[AlignedTrial], feed: Mapping[str, Feed], *, parts: Collection[str]
-) -> CandidateResult:
+def result_of(name: str, trials: Sequence[AlignedTrial], *, parts: Collection[str]) -> CandidateResult:
     """The rows, verdict, coverage, findings and alignment of one candidate over all its components."""
     rows: list[StageResult] = []
     for trial in trials:
-        rows += _confirmed(trial, with_gain(trial, trial.results()), feed.get(trial.component))
+        rows += _confirmed(trial, with_gain(trial, trial.results()))
     compared = {trial.component for trial in trials}
     rows += [
         StageResult(part, part, "unknown", f"the candidate has no {part}") for part in parts if part not in compared
@@ -219,7 +217,7 @@ def result_of(
         first_divergence=first.name if first else None,
         coverage=Coverage(len(rows), captured, len(rows) - len(missing), missing),
         stages=tuple(rows),
-        findings=findings(first, trials, feed) if first else (),
+        findings=findings(first, trials) if first else (),
         alignment=summary(trials),
         description=_description(trials),
     )
@@ -247,10 +245,10 @@ def with_gain(trial: AlignedTrial, rows: Sequence[StageResult]) -> list[StageRes
     return found
 
 
-def _confirmed(trial: AlignedTrial, rows: Sequence[StageResult], feed: Feed | None) -> list[StageResult]:
-    if feed is None:
+def _confirmed(trial: AlignedTrial, rows: Sequence[StageResult]) -> list[StageResult]:
+    if trial.shown is None:
         return list(rows)
-    doubted = {name: confirmed_own_error(trial, name, feed) for name in suspects(rows)}
+    doubted = {name: confirmed_own_error(trial, name, trial.shown.feed) for name in suspects(rows)}
     return [replace(row, confirmed_own_error=doubted.get(row.name)) for row in rows]
 
 

@@ -11,10 +11,11 @@ from layerdiff.align import Alignment, Signature, align
 from layerdiff.align.graph import Graph
 from layerdiff.align.values import signature
 from layerdiff.compare import Stage, StageComparison, sliced
-from layerdiff.errors import ConfigError, FeedError, known_names
+from layerdiff.errors import EngineError, FeedError, LayerdiffError
 from layerdiff.records import StageResult
 from layerdiff.run.aligned_stages import AlignedStage, Sides, aligned_stages
-from layerdiff.run.lockstep import Lockstep, early
+from layerdiff.run.lockstep import Lockstep
+from layerdiff.run.meeting import Group, Meeting, Shown, grouped, require_tensors
 from layerdiff.run.runs import Runs, paired_inputs
 from layerdiff.run.weight_links import weight_links
 
@@ -25,53 +26,6 @@ if TYPE_CHECKING:
     from layerdiff.records import Array
     from layerdiff.sources import Feed, TensorSource
     from layerdiff.sources.coreml_native_model import NativeModel
-
-SHOWN_FITS = 4
-
-
-@dataclass
-class Meeting:
-    """A reference and a candidate that have seen a first feed: what is compared of them."""
-
-    reference: Outline
-    candidate: Outline
-    inputs: Mapping[str, str]
-    """Input of the reference → input of the candidate."""
-    stages: Sequence[AlignedStage]
-    alignment: Alignment | None
-    """None where the user gave the stages."""
-
-    @cached_property
-    def turns(self) -> Mapping[str, int]:
-        """Tensor of the reference → its place in the order in which the reference computes."""
-        return self.reference.order()
-
-    @cached_property
-    def places(self) -> Mapping[str, int]:
-        """Tensor of the candidate → its place in the order in which the candidate computes."""
-        return self.candidate.order()
-
-
-@dataclass(eq=False)
-class Group:
-    """A stage with those that are slices of its tensors on both sides: compared together."""
-
-    place: int
-    """Of the candidate's tensor in its order; -1 if it is fed."""
-    stages: list[AlignedStage] = field(default_factory=list)
-    """The whole one first."""
-    waits: bool = False
-    """Whether the reference's tensor waits for the candidate's, not the other way round."""
-
-    @property
-    def reference(self) -> str:
-        """The reference's tensor."""
-        return self.stages[0].stage.reference
-
-    @property
-    def key(self) -> str:
-        """What the reference's tensor is kept under."""
-        return self.stages[0].stage.name
 
 
 @dataclass
@@ -101,12 +55,15 @@ class AlignedTrial:
     hidden: list[str] = field(default_factory=list)
     """Stages whose tensors Core ML did not show."""
     sides: Sides = field(default_factory=Sides)
+    shown: Shown | None = None
+    """The first feed that both sides went through; None if there was none."""
     _lockstep: Lockstep | None = None
     _groups_by_reference: dict[str, list[Group]] = field(default_factory=dict)
     """Reference tensor → what it is compared with, of the feed under way."""
     _early: list[Group] = field(default_factory=list)
     """Groups whose reference's tensor waits for the candidate's."""
     _label: str = ""
+    _feed: Feed = field(default_factory=dict)
     _note: str = ""
 
     # -------------------------------------------------------------- alignment
@@ -167,32 +124,16 @@ class AlignedTrial:
         every = self.meeting.stages if self.meeting else ()
         return [stage for stage in every if self.chosen is None or stage.stage.name in self.chosen]
 
-    def _groups(self, meeting: Meeting) -> dict[str, list[Group]]:
-        """Reference tensor → the groups that are compared with it, in the order of the candidate."""
-        groups: dict[str, Group] = {}
-        for aligned in self.stages:
-            stage = aligned.stage
-            whole = groups.get(stage.parent or "") if stage.candidate_slices else None
-            groups[stage.name] = whole or Group(meeting.places.get(stage.candidate, -1))
-            groups[stage.name].stages.append(aligned)
-        ordered = sorted(dict.fromkeys(groups.values()), key=lambda g: (meeting.turns.get(g.reference, -1), g.place))
-        waits = early([g.place for g in ordered], [meeting.reference.size(g.reference) for g in ordered])
-        found: dict[str, list[Group]] = {}
-        for index, group in enumerate(ordered):
-            group.waits = index in waits
-            found.setdefault(group.reference, []).append(group)
-        return found
-
     # -------------------------------------------------------------- comparison
 
     def begin(self, feed: Feed, label: str) -> Collection[str]:
         """Starts the candidate's runs on a feed; the reference's tensors that they are compared with."""
         meeting = self.meet(feed)
-        self._lockstep, self._label = None, label
+        self._lockstep, self._label, self._feed = None, label, feed
         try:
             fed, self._note = self._fed(feed, meeting.inputs)
             wanted = [s.stage.candidate for s in self.stages if not s.stage.candidate_slices]
-            self._groups_by_reference = self._groups(meeting)
+            self._groups_by_reference = grouped(self.stages, meeting)
             self._lockstep = Lockstep(self.runs.cursors(fed, wanted))
         except FeedError as error:
             self.missing[label] = error.what.removesuffix(".")
@@ -212,6 +153,8 @@ class AlignedTrial:
     def finish(self) -> None:
         """Compares what is still waiting when the reference has ended."""
         self._catch_up(None)
+        if self._lockstep is not None and self.shown is None:
+            self.shown = Shown(self._label, self._feed)
 
     def _catch_up(self, place: int | None) -> None:
         """Compares what waits for tensors of the candidate before a place in its order; all of it if None."""
@@ -229,7 +172,7 @@ class AlignedTrial:
         stage = aligned.stage
         try:
             values = self._lockstep.take(stage.candidate)
-        except FeedError as error:
+        except (FeedError, EngineError) as error:
             self._stop(error)
             return
         if self.native is not None and "native" not in values:
@@ -240,8 +183,8 @@ class AlignedTrial:
             for part in slices:
                 self._compare_slice(part.stage, truth, moved)
 
-    def _stop(self, error: FeedError) -> None:
-        """Gives up on a feed that the candidate does not take."""
+    def _stop(self, error: LayerdiffError) -> None:
+        """Gives up on a feed that the candidate does not take, or on which one of its ops fails."""
         self.missing[self._label] = error.what.removesuffix(".")
         self.end()
 
@@ -385,30 +328,3 @@ def _nearest(graph: Graph, root: str, stages: Mapping[str, str]) -> list[str]:
         else:
             pending.extend(graph.operands.get(name, ()))
     return list(found)
-
-
-def require_tensors(stages: Sequence[Stage], reference: Outline, candidate: Outline, *, title: str, place: str) -> None:
-    """Refuses a stage whose tensor one side does not have.
-
-    Args:
-        stages: the user's.
-        reference: the reference.
-        candidate: the candidate.
-        title: what the candidate's names belong to, for the message.
-        place: the configuration's path, for the message.
-
-    Raises:
-        ConfigError: with the nearest name that there is.
-    """
-    for stage in stages:
-        sides = (
-            ("reference", stage.reference, reference, "the reference"),
-            ("candidate", stage.candidate, candidate, title),
-        )
-        for side, name, outline, owner in sides:
-            if name not in outline.by_name:
-                raise ConfigError(
-                    f"stage '{stage.name}' has no {side} tensor '{name}'.",
-                    where=f"{place}, stages.{stage.name}.{side}",
-                    detail=known_names(f"known tensors of {owner}", name, outline.names()),
-                )
