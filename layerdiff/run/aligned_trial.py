@@ -128,14 +128,14 @@ class AlignedTrial:
 
     def begin(self, feed: Feed, label: str) -> Collection[str]:
         """Starts the candidate's runs on a feed; the reference's tensors that they are compared with."""
-        meeting = self.meet(feed)
         self._lockstep, self._label, self._feed = None, label, feed
         try:
+            meeting = self.meet(feed)
             fed, self._note = self._fed(feed, meeting.inputs)
             wanted = [s.stage.candidate for s in self.stages if not s.stage.candidate_slices]
             self._groups_by_reference = grouped(self.stages, meeting)
             self._lockstep = Lockstep(self.runs.cursors(fed, wanted))
-        except FeedError as error:
+        except (FeedError, EngineError) as error:
             self.missing[label] = error.what.removesuffix(".")
             return ()
         return self._groups_by_reference.keys()
@@ -247,7 +247,7 @@ class AlignedTrial:
     def results(self) -> list[StageResult]:
         """The rows of all stages, and of what should have been one, in the order of the reference."""
         if self.meeting is None:
-            return []
+            return [StageResult(self.component, self.component, "unknown", self._why_missing())]
         rows = {aligned.stage.name: self._row(aligned) for aligned in self.stages}
         for aligned in self.stages:
             if self._is_refuted(aligned, rows):
