@@ -33,27 +33,45 @@ def suspects(rows: Sequence[StageResult]) -> list[str]:
 
 def confirmed_own_error(trial: AlignedTrial, stage: str, feed: Feed) -> float | None:
     """The own error of one stage on one feed; None where the reference's tensors can't be given to the program."""
+    sides = own_sides(trial, stage, feed)
+    if sides is None:
+        return None
+    error = RelativeL2()
+    error.update(reference=sides[0], candidate=sides[1])
+    return error.result()
+
+
+def own_sides(
+    trial: AlignedTrial, stage: str, feed: Feed, *, precision: str | None = None
+) -> tuple[Array, Array] | None:
+    """Both sides of a stage where the candidate is given the reference's tensors of the stages before it.
+
+    Args:
+        trial: the comparison, done.
+        stage: the stage's name.
+        feed: what both sides are fed.
+        precision: the policy under which the program runs; its own if None.
+
+    Returns:
+        The candidate's in the layout of the reference's; None where the program can't be run so.
+    """
     meeting = trial.meeting
     model = getattr(trial.runs, "model", None)
     if meeting is None or model is None:
         return None
+    model = model if precision is None else model.with_precision(precision)
     by_name = {aligned.stage.name: aligned for aligned in meeting.stages}
     before = [by_name[name] for name in trial.sources.get(stage, ())]
-    wanted = [by_name[stage], *before]
-    truths = reference_tensors(trial, feed, [aligned.stage.reference for aligned in wanted])
-    given = _given(trial, before, truths, feed)
     target = by_name[stage]
+    truths = reference_tensors(trial, feed, [aligned.stage.reference for aligned in (target, *before)])
     fed, _ = trial.runs.fitted({theirs: feed[ours] for ours, theirs in meeting.inputs.items()})
     try:
+        given = _given(trial, before, truths, feed)
         value = model.run(fed, [target.stage.candidate], inject=given)[target.stage.candidate]
     except (FeedError, EngineError):  # the comparison itself has run; only this question has no answer
         return None
     expected, moved, _ = trial.sides.agreed(target, truths[target.stage.reference], {"own": value})
-    if moved is None:
-        return None
-    error = RelativeL2()
-    error.update(reference=expected, candidate=moved["own"])
-    return error.result()
+    return None if moved is None else (expected, moved["own"])
 
 
 def reference_tensors(trial: AlignedTrial, feed: Feed, names: Sequence[str]) -> dict[str, Array]:

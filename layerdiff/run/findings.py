@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from layerdiff.diagnose.rules import Evidence, diagnose
-from layerdiff.run.confirm import reference_tensors
+from layerdiff.diagnose.evidence import Evidence
+from layerdiff.diagnose.rules import diagnose
+from layerdiff.run.confirm import own_sides, reference_tensors
 
 if TYPE_CHECKING:
-    from layerdiff.records import Finding, StageResult
+    from layerdiff.outline import Node
+    from layerdiff.records import Array, Finding, StageResult
+    from layerdiff.run.aligned_stages import AlignedStage
     from layerdiff.run.aligned_trial import AlignedTrial
+    from layerdiff.run.meeting import Meeting, Shown
+
+WEIGHTED_SECOND = frozenset({"conv", "conv_transpose", "batch_norm", "group_norm"})
+"""Kinds of op whose channels are the second axis."""
 
 
 def findings(row: StageResult, trials: Sequence[AlignedTrial]) -> tuple[Finding, ...]:
@@ -20,23 +27,63 @@ def findings(row: StageResult, trials: Sequence[AlignedTrial]) -> tuple[Finding,
     aligned = next((s for s in meeting.stages if s.stage.name == row.name), None) if meeting else None
     if shown is None or meeting is None or aligned is None or aligned.stage.candidate_slices:
         return ()
-    truth = reference_tensors(trial, shown.feed, [aligned.stage.reference])[aligned.stage.reference]
-    fed, _ = trial.runs.fitted({theirs: shown.feed[ours] for ours, theirs in meeting.inputs.items()})
-    cursor = trial.runs.cursors(fed, [aligned.stage.candidate])["declared"]
-    value = cursor.take(aligned.stage.candidate)
-    expected, moved, _ = trial.sides.agreed(aligned, truth, {} if value is None else {"declared": value})
-    if moved is None or value is None:
+    sides = _sides(row, aligned, trial, meeting, shown)
+    if sides is None:
         return ()
+    node = meeting.reference.by_name[aligned.stage.reference]
     evidence = Evidence(
         stage=row.name,
-        reference=expected,
-        candidate=moved["declared"],
+        reference=sides[0],
+        candidate=sides[1],
         clip=shown.label,
         log_softmax="None",
         conversion_error=row.conversion_error,
         conversion_limit=row.conversion_limit,
         precision_error=row.precision_error,
         runtime_error=row.runtime_error,
-        own_output_error=None,
+        kind=node.kind,
+        **_of_the_op(node, aligned, trial, meeting, shown),
     )
     return tuple(diagnose(evidence))
+
+
+def _sides(
+    row: StageResult, aligned: AlignedStage, trial: AlignedTrial, meeting: Meeting, shown: Shown
+) -> tuple[Array, Array] | None:
+    """Both sides of the stage.
+
+    A fault of the conversion shows most clearly in float32, with nothing inherited; what only precision or Core ML
+    brings about shows in the program as declared.
+    """
+    error, limit = row.conversion_error, row.conversion_limit
+    if error is not None and limit is not None and error > limit:
+        own = own_sides(trial, row.name, shown.feed, precision="float32")
+        if own is not None and (own[0] != own[1]).any():
+            return own
+    truth = reference_tensors(trial, shown.feed, [aligned.stage.reference])[aligned.stage.reference]
+    given, _ = trial.runs.fitted({theirs: shown.feed[ours] for ours, theirs in meeting.inputs.items()})
+    value = trial.runs.cursors(given, [aligned.stage.candidate])["declared"].take(aligned.stage.candidate)
+    if value is None:
+        return None
+    expected, moved, _ = trial.sides.agreed(aligned, truth, {"declared": value})
+    return (truth, value) if moved is None else (expected, moved["declared"])
+
+
+def _of_the_op(
+    node: Node, aligned: AlignedStage, trial: AlignedTrial, meeting: Meeting, shown: Shown
+) -> dict[str, Any]:
+    """What is known of the reference's op, if the stage is all of its result."""
+    if aligned.stage.slices:
+        return {}
+    known = meeting.reference.weights
+    weights = {role: known[name] for role, name in node.weights.items() if name in known}
+    names = [name for name in node.inputs if name in meeting.reference.by_name]
+    stages = {stage.stage.name: stage.stage.reference for stage in meeting.stages if stage.is_whole}
+    before = [stages[name] for name in trial.sources.get(aligned.stage.name, ()) if name in stages]
+    operands = reference_tensors(trial, shown.feed, [*names, *before])
+    return {
+        "channel_axis": 1 if node.kind in WEIGHTED_SECOND else -1,
+        "operands": tuple(operands[name] for name in names if name in operands),
+        "sources": tuple(operands[name] for name in before if name in operands),
+        "weights": {role: weight.read() for role, weight in weights.items() if weight.read is not None},
+    }

@@ -11,7 +11,8 @@ import numpy as np
 from layerdiff.capture import CandidateWalk, Pair, own_values
 from layerdiff.compare import DITHER_SEEDS, Stage, StageComparison, agree, sliced, written
 from layerdiff.diagnose.decisions import DecisionLens
-from layerdiff.diagnose.rules import Evidence, diagnose
+from layerdiff.diagnose.evidence import Evidence
+from layerdiff.diagnose.rules import diagnose
 from layerdiff.errors import ConfigError, FeedError
 from layerdiff.metrics import RelativeL2
 from layerdiff.records import (
