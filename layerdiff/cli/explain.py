@@ -1,0 +1,121 @@
+"""`layerdiff explain`: what a pasted table of ranges is consistent with; no model is needed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from layerdiff.cli.app import Debug, app
+from layerdiff.cli.ends import end, tolerant_of_closed_pipe
+
+if TYPE_CHECKING:
+    from layerdiff.diagnose.ranges import Ranges
+
+NUMBER = r"[-+−]?(?:inf|nan|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)"
+COLUMNS = ("stage", "reference_min", "reference_max", "candidate_min", "candidate_max")
+
+
+@app.command()
+def explain(
+    context: typer.Context,
+    table: Annotated[
+        Path | None, typer.Argument(metavar="[STAGES.CSV]", help="A stages.csv, or any CSV with its range columns.")
+    ] = None,
+    ranges: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--range",
+            metavar="TEXT",
+            help="'STAGE: [min, max] [min, max]', the reference's range first; may be repeated.",
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Say what recorded ranges are consistent with, from numbers alone."""
+
+    def action() -> int:
+        from layerdiff.diagnose.ranges import explain as explanations
+
+        stages = [*(read(table) if table is not None else ()), *map(parsed, ranges or ())]
+        require(stages)
+        with tolerant_of_closed_pipe():
+            found = explanations(stages)
+            for number, finding in enumerate(found, 1):
+                typer.echo(f"{number}. {finding.cause}  {finding.stage}  ({finding.confidence:.0%})")
+                typer.echo(f"   {finding.summary}")
+                typer.echo(f"   → {finding.advice}")
+            if not found:
+                typer.echo("nothing: no range differs, or none of the known causes changes a range like this")
+            typer.echo("\nRanges prove nothing: `layerdiff run` compares the tensors themselves.")
+        return 0
+
+    end(action, debug=debug or bool(context.obj))
+
+
+def require(stages: list[Ranges]) -> None:
+    """Refuses to explain nothing."""
+    from layerdiff.errors import ConfigError
+
+    if not stages:
+        raise ConfigError(
+            "there are no ranges to explain.",
+            action="Give a stages.csv, or --range 'durations: [-9.8, 7.4] [-11.3, -1.0]'.",
+        )
+
+
+def parsed(text: str) -> Ranges:
+    """A stage and its four numbers.
+
+    Raises:
+        ConfigError: the text holds anything else.
+    """
+    from layerdiff.diagnose.ranges import Ranges
+    from layerdiff.errors import ConfigError
+
+    name, _, rest = text.rpartition(":")
+    numbers = [float(number.replace("−", "-")) for number in re.findall(NUMBER, rest, re.IGNORECASE)]
+    if not name.strip() or len(numbers) != 4:
+        raise ConfigError(
+            f"'{text}' does not hold a stage and two ranges.",
+            where="--range",
+            detail="expected 'STAGE: [min, max] [min, max]', the reference's first",
+        )
+    return Ranges(name.strip(), (numbers[0], numbers[1]), (numbers[2], numbers[3]))
+
+
+def read(path: Path) -> list[Ranges]:
+    """The ranges of a table; rows without numbers are left out.
+
+    Raises:
+        ConfigError: there is no such file, or it lacks a column, or a cell is no number.
+    """
+    import csv
+
+    from layerdiff.diagnose.ranges import Ranges
+    from layerdiff.errors import ConfigError
+
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+            if missing:
+                raise ConfigError(
+                    f"'{path}' has no column '{missing[0]}'.", where=str(path), detail=f"expected {', '.join(COLUMNS)}"
+                )
+            rows = [row for row in reader if all(row[column] for column in COLUMNS)]
+            return [
+                Ranges(
+                    row["stage"],
+                    (float(row["reference_min"]), float(row["reference_max"])),
+                    (float(row["candidate_min"]), float(row["candidate_max"])),
+                    row.get("candidate") or "",
+                )
+                for row in rows
+            ]
+    except OSError as error:
+        raise ConfigError(f"'{path}' could not be read: {error.strerror}.", where=str(path)) from error
+    except (UnicodeDecodeError, csv.Error, ValueError) as error:
+        raise ConfigError(f"'{path}' is no table of ranges: {error}.", where=str(path)) from error
