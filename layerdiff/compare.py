@@ -80,6 +80,8 @@ class StageComparison:
     layout: str = ""
     disagreement: str = ""
     """Why the two sides' shapes don't agree; empty if they do."""
+    apart: tuple[TensorSummary, TensorSummary] | None = None
+    """Both sides where their shapes first disagreed."""
     missing: str = ""
     """Why there was nothing to compare, at least on one clip; empty if there was."""
     rows_expected_positive: int = 0
@@ -98,7 +100,7 @@ class StageComparison:
         reference = as_kind_of(reference, shown)
         agreed, note = agree(reference, shown, padded=layout)
         if agreed is None:
-            self.disagreement = note
+            self.disagree(note, reference=reference, candidate=shown)
             return
         self.layout = note or self.layout
         self._note_shapes(reference, shown)
@@ -110,6 +112,16 @@ class StageComparison:
             expected = reference.max(axis=-1) > 0
             self.rows_expected_positive += int(expected.sum())
             self.rows_not_positive += int((expected & ~(agreed.max(axis=-1) > 0)).sum())
+
+    def disagree(self, why: str, *, reference: Array, candidate: Array) -> None:
+        """Takes in two tensors that can't be compared, for their shapes differ."""
+        self.disagreement = why
+        if self.apart is None:
+            stage, dtype = self.stage, self.candidate_dtype
+            self.apart = (
+                summarise(summary_of(reference), stage.reference, "float32", reference.shape),
+                summarise(summary_of(candidate), stage.candidate, dtype, candidate.shape),
+            )
 
     def _note_shapes(self, reference: Array, candidate: Array) -> None:
         seen = (reference.shape, candidate.shape)
@@ -162,7 +174,8 @@ class StageComparison:
         stage = self.stage
         nothing = StageResult(stage.name, stage.component, "unknown", self.missing or "nothing was captured")
         if self.disagreement:
-            return replace(nothing, status="fail", reason=self.disagreement)
+            reference, candidate = self.apart or (None, None)
+            return replace(nothing, status="fail", reason=self.disagreement, reference=reference, candidate=candidate)
         if self.shapes is None:
             return nothing
         bounds = self.limits(depth=depth, parent=parent).replaced(thresholds)
@@ -326,6 +339,13 @@ def larger(first: float | None, second: float | None) -> float | None:
     """The larger of two measurements that may be absent."""
     known = [value for value in (first, second) if value is not None]
     return max(known) if known else None
+
+
+def summary_of(value: Array) -> Summary:
+    """Range and mean of one tensor."""
+    summary = Summary()
+    summary.update(value)
+    return summary
 
 
 def summarise(summary: Summary, tensor: str, dtype: str, shape: tuple[int | None, ...]) -> TensorSummary:

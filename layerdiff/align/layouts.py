@@ -3,8 +3,9 @@
 A layout is a permutation of the candidate's axes, a reshape that only merges or splits neighbouring axes, and a
 permutation of the reference's: `[1, 8, T, 64]` against `[1, T, 512]` is axes (0, 2, 1, 3) and a merge. It holds no
 lengths, so one layout serves inputs of any length. Where the candidate is longer along an axis, because its input was
-padded, the surplus is cut off. Which layout is right is decided by the values, never by the shapes alone, unless the
-shapes leave only one.
+padded, the surplus is cut off; without a padded input only if what is left agrees, for a tensor of another width is
+another tensor. Which layout is right is decided by the values, never by the shapes alone, unless the shapes leave only
+one.
 """
 
 from __future__ import annotations
@@ -56,16 +57,18 @@ class Layout:
             moved = moved[tuple(slice(length) for length in between)]
         return moved.reshape(between).transpose(np.argsort(self.reference_axes))
 
-    def invert(self, reference: Array, shape: Sequence[int]) -> Array:
-        """The reference's tensor in the candidate's `shape`; what was cut off is filled with zeros.
+    def invert(self, reference: Array, candidate: Array) -> Array:
+        """The reference's tensor in the candidate's shape; a surplus keeps the candidate's own values.
 
         Raises:
             ValueError: it has other lengths than this layout can bring together.
         """
         moved = reference.transpose(self.reference_axes)
-        between = tuple(shape[axis] for axis in self.candidate_axes)
+        between = tuple(candidate.shape[axis] for axis in self.candidate_axes)
         if self.cropped and moved.ndim == len(between):
-            moved = np.pad(moved, [(0, large - small) for small, large in zip(moved.shape, between, strict=True)])
+            whole = candidate.transpose(self.candidate_axes).copy()
+            whole[tuple(slice(length) for length in moved.shape)] = moved
+            moved = whole
         return moved.reshape(between).transpose(np.argsort(self.candidate_axes))
 
     @property
@@ -92,10 +95,15 @@ def plain(*, reference: int, candidate: int) -> Layout:
     return Layout(tuple(range(candidate)), tuple(range(reference)))
 
 
-def find(*, reference: Array, candidate: Array) -> tuple[Layout | None, float]:
+def find(*, reference: Array, candidate: Array, padded: bool = True) -> tuple[Layout | None, float]:
     """The layout under which the two tensors agree best, and their relative L2 error under it.
 
     The plain layout is taken where it fits and no other one brings the tensors clearly nearer.
+
+    Args:
+        reference: any array.
+        candidate: any array.
+        padded: whether the candidate was fed a longer input, so that a surplus says nothing.
 
     Returns:
         (None, inf) if no layout brings the shapes together.
@@ -108,6 +116,8 @@ def find(*, reference: Array, candidate: Array) -> tuple[Layout | None, float]:
             best, error = layout, found
         if best.is_plain and error <= CLOSE:
             break
+    if best is not None and best.cropped and not padded and error > CLOSE:
+        return None, inf
     return best, error
 
 

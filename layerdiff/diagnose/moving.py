@@ -130,7 +130,7 @@ def wrong_output_width(evidence: Evidence) -> Finding | None:
         "wrong_output_width",
         1.0,
         f"axis {axis} has {theirs[axis]} elements, the reference's {ours[axis]}",
-        "check the vocabulary's size: a joint has one output for each token, the blank, and each duration",
+        "compare the two models' configurations; a joint has one output for each token, the blank, and each duration",
         axis=axis,
         reference_width=ours[axis],
         candidate_width=theirs[axis],

@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from layerdiff import audio
-from layerdiff.errors import ConfigError
+from layerdiff.errors import ConfigError, LayerdiffError
 from layerdiff.records import (
     AlignmentSummary,
     CandidateResult,
@@ -109,6 +109,7 @@ def compare_feeds(
 
     Raises:
         ConfigError: there is no feed.
+        FeedError, EngineError: the reference takes none of them.
     """
     every = [trial for found in trials.values() for trial in found]
     searched: set[str] = set()
@@ -128,6 +129,8 @@ def compare_feeds(
             seen = label.partition("#")[0]
         if seen is None:
             raise ConfigError("there is nothing to feed: no input reached the models.", where="inputs")
+        if every and all(trial.meeting is None and trial.refusal is not None for trial in every):
+            raise cast("LayerdiffError", every[0].refusal)
         return {name: result_of(name, found, parts=parts) for name, found in trials.items()}
 
 

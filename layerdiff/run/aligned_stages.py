@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,7 @@ class Sides:
     """Stage → the layout that its first tensors decided."""
 
     def agreed(
-        self, aligned: AlignedStage, truth: Array, values: Mapping[str, Array]
+        self, aligned: AlignedStage, truth: Array, values: Mapping[str, Array], *, padded: bool = False
     ) -> tuple[Array, dict[str, Array] | None, str]:
         """The reference's side, every variant of the candidate's in its layout, and what was done, in words.
 
@@ -84,6 +84,7 @@ class Sides:
             aligned: the stage.
             truth: the reference's whole tensor.
             values: variant → the candidate's whole tensor.
+            padded: whether the candidate's input was filled up to a longer one.
 
         Returns:
             None in the second place if no layout brings the two together.
@@ -92,7 +93,7 @@ class Sides:
         part = aligned.candidate_part
         cut = {name: value if part is None else value[part] for name, value in values.items()}
         shown = next(iter(cut.values()))
-        layout = self._layout(aligned, expected, cut)
+        layout = self._layout(aligned, expected, cut, padded=padded)
         if layout is None:
             return expected, None, f"{list(shown.shape)} against the reference's {list(expected.shape)}"
         moved = {name: layout.apply(value, expected.shape) for name, value in cut.items()}
@@ -103,7 +104,9 @@ class Sides:
         note = layout.describe(reference=expected.shape, candidate=shown.shape)
         return expected, moved, note if part is None else f"{written(part)} of the tensor; {note}".rstrip("; ")
 
-    def _layout(self, aligned: AlignedStage, expected: Array, values: Mapping[str, Array]) -> Layout | None:
+    def _layout(
+        self, aligned: AlignedStage, expected: Array, values: Mapping[str, Array], *, padded: bool
+    ) -> Layout | None:
         """The known layout if it still fits, else the one under which the most faithful variant is nearest."""
         name, shown = aligned.stage.name, next(iter(values.values()))
         known = self.layouts.get(name)
@@ -111,18 +114,21 @@ class Sides:
             return known
         for variant in ("own", "float32", "declared"):
             if variant in values:
-                found, _ = find(reference=expected, candidate=values[variant])
+                found, _ = find(reference=expected, candidate=values[variant], padded=padded)
                 if found is not None:
                     self.layouts[name] = found
                 return found
         return None
 
-    def inverted(self, aligned: AlignedStage, truth: Array, shape: Sequence[int]) -> Array | None:
-        """The reference's tensor as the candidate has it; None if it is only a part of that."""
+    def inverted(self, aligned: AlignedStage, truth: Array, value: Array) -> Array | None:
+        """The reference's tensor in the layout and dtype of the candidate's `value`, whose place it can take.
+
+        None if the stage is only a part of the tensor, or no layout brings the two together.
+        """
         layout = self.layouts.get(aligned.stage.name)
-        if layout is None or not aligned.is_whole or layout.cropped:
+        if layout is None or not aligned.is_whole or not _applies(layout, truth, value):
             return None
-        return layout.invert(truth, shape)
+        return layout.invert(truth, value).astype(value.dtype)
 
 
 def is_float(value: Array) -> bool:

@@ -50,6 +50,8 @@ class AlignedTrial:
     comparisons: dict[str, StageComparison] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     """Feed that could not be run → why."""
+    refusal: LayerdiffError | None = None
+    """What the reference itself said to the last feed that it did not take."""
     dropped: dict[str, str] = field(default_factory=dict)
     """Stage that turned out not to be one → why: what was inferred of its pair is not borne out by its values."""
     hidden: list[str] = field(default_factory=list)
@@ -62,6 +64,8 @@ class AlignedTrial:
     """Reference tensor → what it is compared with, of the feed under way."""
     _early: list[Group] = field(default_factory=list)
     """Groups whose reference's tensor waits for the candidate's."""
+    _unforced: set[str] = field(default_factory=set)
+    """Stages whose reference's tensor could not take the place of the candidate's."""
     _label: str = ""
     _feed: Feed = field(default_factory=dict)
     _note: str = ""
@@ -77,7 +81,7 @@ class AlignedTrial:
         """
         if self.meeting is None:
             inputs = paired_inputs(feed, self.runs, title=f"candidate '{self.candidate}'")
-            ours, theirs = self.reference.outline(feed), self.runs.outline(self._fed(feed, inputs)[0])
+            ours, theirs = self._reference_outline(feed), self.runs.outline(self._fed(feed, inputs)[0])
             if self.given is not None:
                 require_tensors(self.given, ours, theirs, title=f"candidate '{self.candidate}'", place=self.place)
                 stages = [AlignedStage(stage) for stage in self.given]
@@ -88,6 +92,14 @@ class AlignedTrial:
                 self.meeting = Meeting(ours, theirs, inputs, stages, found)
             self.comparisons = {s.stage.name: self._comparison(s.stage) for s in self.meeting.stages}
         return self.meeting
+
+    def _reference_outline(self, feed: Feed) -> Outline:
+        """The reference's structure; what it refuses is kept as `refusal`."""
+        try:
+            return self.reference.outline(feed)
+        except (FeedError, EngineError) as error:
+            self.refusal = error
+            raise
 
     def _align(self, ours: Outline, theirs: Outline, inputs: Mapping[str, str], feed: Feed) -> Alignment:
         def probe(
@@ -136,7 +148,7 @@ class AlignedTrial:
             self._groups_by_reference = grouped(self.stages, meeting)
             self._lockstep = Lockstep(self.runs.cursors(fed, wanted))
         except (FeedError, EngineError) as error:
-            self.missing[label] = error.what.removesuffix(".")
+            self.missing[label] = _in_one_line(error)
             return ()
         return self._groups_by_reference.keys()
 
@@ -185,27 +197,35 @@ class AlignedTrial:
 
     def _stop(self, error: LayerdiffError) -> None:
         """Gives up on a feed that the candidate does not take, or on which one of its ops fails."""
-        self.missing[self._label] = error.what.removesuffix(".")
+        self.missing[self._label] = _in_one_line(error)
         self.end()
 
     def _compare(self, aligned: AlignedStage, truth: Array, values: Mapping[str, Array]) -> dict[str, Array]:
         comparison = self.comparisons[aligned.stage.name]
-        expected, moved, note = self.sides.agreed(aligned, truth, values)
+        expected, moved, note = self.sides.agreed(aligned, truth, values, padded=bool(self._note))
         if moved is None and aligned.link is not None and aligned.link.composite:
             self.dropped[aligned.stage.name] = (
                 f"it seemed to be '{aligned.stage.candidate}', but no layout fits: {note}"
             )
             return {}
         if moved is None:
-            comparison.disagreement = f"no layout brings the two sides together: {note}"
+            why = f"no layout brings the two sides together: {note}"
+            comparison.disagree(why, reference=expected, candidate=values.get("native", values["declared"]))
             return {}
         said = "; ".join(filter(None, (note, self._note if "cut off" in note else "")))
-        variants = dict(moved)
+        variants = {
+            name: value for name, value in moved.items() if name != "own" or self._is_forced(aligned.stage.name)
+        }
         if not comparison.is_estimated:
             variants.setdefault("float32", moved["declared"])
         comparison.update(expected, variants, clip=self._label, points=None, layout="")
         comparison.layout = said or comparison.layout
         return moved
+
+    def _is_forced(self, stage: str) -> bool:
+        """Whether the forced run was given the reference's tensors of all that a stage is computed from."""
+        missing = self._unforced.intersection(self.sources.get(stage, ()))
+        return all(source in self.dropped and self._is_forced(source) for source in missing)
 
     def _compare_slice(self, stage: Stage, truth: Array, parent: Mapping[str, Array]) -> None:
         """A slice of a stage whose two sides agree already."""
@@ -219,11 +239,11 @@ class AlignedTrial:
 
     def _force(self, aligned: AlignedStage, truth: Array, lockstep: Lockstep, values: Mapping[str, Array]) -> None:
         """Lets the forced run go on with the reference's tensor."""
-        if "own" not in values or aligned.stage.slices:
-            return
-        value = self.sides.inverted(aligned, truth, values["own"].shape)
+        value = self.sides.inverted(aligned, truth, values["own"]) if "own" in values else None
         if value is not None:
-            lockstep.cursors["own"].replace(aligned.stage.candidate, value.astype(values["own"].dtype))
+            lockstep.cursors["own"].replace(aligned.stage.candidate, value)
+        elif aligned.is_whole:
+            self._unforced.add(aligned.stage.name)
 
     def end(self) -> None:
         """Ends the candidate's runs on a feed."""
@@ -312,6 +332,12 @@ class AlignedTrial:
         graph = Graph(self.meeting.candidate)
         stages = {graph.root(s.stage.candidate): s.stage.name for s in self.meeting.stages if s.is_whole}
         return {name: tuple(_nearest(graph, root, stages)) for root, name in stages.items()}
+
+
+def _in_one_line(error: LayerdiffError) -> str:
+    """What was refused and the first line of the detail."""
+    detail = (error.detail or "").partition("\n")[0]
+    return ": ".join(filter(None, (error.what.removesuffix("."), detail)))
 
 
 def _nearest(graph: Graph, root: str, stages: Mapping[str, str]) -> list[str]:

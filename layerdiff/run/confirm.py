@@ -67,6 +67,8 @@ def own_sides(
     fed, _ = trial.runs.fitted({theirs: feed[ours] for ours, theirs in meeting.inputs.items()})
     try:
         given = _given(trial, before, truths, feed)
+        if given is None:
+            return None
         value = model.run(fed, [target.stage.candidate], inject=given)[target.stage.candidate]
     except (FeedError, EngineError):  # the comparison itself has run; only this question has no answer
         return None
@@ -83,17 +85,18 @@ def reference_tensors(trial: AlignedTrial, feed: Feed, names: Sequence[str]) -> 
 
 def _given(
     trial: AlignedTrial, stages: Sequence[AlignedStage], truths: Mapping[str, Array], feed: Feed
-) -> dict[str, Array]:
-    """Tensor of the candidate → the reference's, in the candidate's layout."""
+) -> dict[str, Array] | None:
+    """Tensor of the candidate → the reference's, in the candidate's layout; None if one of them can't be given."""
     meeting = trial.meeting
     if meeting is None or not stages:
         return {}
     fed, _ = trial.runs.fitted({theirs: feed[ours] for ours, theirs in meeting.inputs.items()})
-    shapes = {name: value.shape for name, value in trial.runs.probe(fed, [s.stage.candidate for s in stages])}
+    values = {name: np.array(value) for name, value in trial.runs.probe(fed, [s.stage.candidate for s in stages])}
     found = {}
     for aligned in stages:
-        shape = shapes.get(aligned.stage.candidate)
-        value = None if shape is None else trial.sides.inverted(aligned, truths[aligned.stage.reference], shape)
-        if value is not None:
-            found[aligned.stage.candidate] = value
+        name = aligned.stage.candidate
+        value = trial.sides.inverted(aligned, truths[aligned.stage.reference], values[name]) if name in values else None
+        if value is None:
+            return None
+        found[name] = value
     return found

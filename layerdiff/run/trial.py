@@ -109,7 +109,8 @@ class Trial:
                 if value is not None
             }
         except IndexError as error:
-            comparison.disagreement = f"the slice does not fit the candidate's {written(shown)}: {error}"
+            why = f"the slice does not fit the candidate's {written(shown)}: {error}"
+            comparison.disagree(why, reference=expected, candidate=shown)
             return
         comparison.update(expected, found, clip=clip, points=call.points, layout=layout)
 

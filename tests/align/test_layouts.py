@@ -33,8 +33,7 @@ def assert_found(reference: Array, candidate: Array) -> Layout:
     assert layout is not None
     assert error == 0
     np.testing.assert_array_equal(layout.apply(candidate, reference.shape), reference)
-    if not layout.cropped:
-        np.testing.assert_array_equal(layout.invert(reference, candidate.shape), candidate)
+    np.testing.assert_array_equal(layout.invert(reference, candidate), candidate)
     return layout
 
 
@@ -73,8 +72,13 @@ def test_a_surplus_is_cut_off_also_from_permuted_axes(lengths: list[int], data: 
     values = whole[tuple(slice(length) for length in lengths)]
     layout = assert_found(values, whole.transpose(axes))
     assert layout.cropped == any(surplus)
-    expected = np.pad(values, [(0, more) for more in surplus]).transpose(axes)
-    np.testing.assert_array_equal(layout.invert(values, expected.shape), expected)
+    changed = whole.copy()
+    changed[tuple(slice(length) for length in lengths)] += 1
+    np.testing.assert_array_equal(layout.invert(values + 1, whole.transpose(axes)), changed.transpose(axes))
+    wide = whole.transpose(axes)
+    wrong = layout.invert(-values, wide)
+    assert find(reference=values, candidate=wrong)[0] is not None
+    assert not layout.cropped or find(reference=values, candidate=wrong, padded=False) == (None, inf)
 
 
 @settings(max_examples=60, deadline=None)
@@ -82,7 +86,7 @@ def test_a_surplus_is_cut_off_also_from_permuted_axes(lengths: list[int], data: 
 def test_every_layout_that_fits_can_be_applied_and_inverted(reference: tuple[int, ...], other: tuple[int, ...]) -> None:
     values = random(reference)
     for layout in possible(reference, other):
-        moved = layout.invert(values, other)
+        moved = layout.invert(values, random(other))
         assert moved.shape == other
         np.testing.assert_array_equal(layout.apply(moved, reference), values)
 
