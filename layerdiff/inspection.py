@@ -354,8 +354,8 @@ def _contradictions(claims: Iterable[str], precisions: set[str]) -> Iterator[str
 # ------------------------------------------------------------------ everything else
 
 
-def inspect_outline(outline: Outline, *, kind: str, path: str) -> Inspection:
-    """What a checkpoint, an ONNX file or a trace holds, by its outline."""
+def inspect_outline(outline: Outline, *, kind: str, path: str, facts: Mapping[str, Any] | None = None) -> Inspection:
+    """What a checkpoint, an ONNX file or a trace holds, by its outline, and what else is known of it."""
     numbers = [weight for weight in outline.weights.values() if prod(weight.shape) > 1]
     floats = Counter(node.dtype for node in outline.nodes if node.dtype in FLOATS and node.kind not in MOVEMENT)
     part = Part(
@@ -370,8 +370,8 @@ def inspect_outline(outline: Outline, *, kind: str, path: str) -> Inspection:
         ),
         precision="" if not floats else next(iter(floats)) if len(floats) == 1 else "mixed",
     )
-    facts = {"weights": len(outline.weights), "values": sum(prod(weight.shape) for weight in numbers)}
-    return Inspection(outline.title, kind, path, facts, (part,))
+    holds = {"weights": len(outline.weights), "values": sum(prod(weight.shape) for weight in numbers)}
+    return Inspection(outline.title, kind, path, {**(facts or {}), **holds}, (part,))
 
 
 def _type(node: Node) -> str:

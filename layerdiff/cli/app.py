@@ -5,8 +5,21 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
+
+ORDER = ("run", "inspect", "capture", "convert", "expose", "explain", "exec")
+"""The commands as the help lists them: what most people look for first."""
+
+
+class InOrder(TyperGroup):
+    """Lists the commands in `ORDER`, not as their modules happen to be imported."""
+
+    def list_commands(self, ctx: object) -> list[str]:
+        return sorted(self.commands, key=ORDER.index)
+
 
 app = typer.Typer(
+    cls=InOrder,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

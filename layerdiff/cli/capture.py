@@ -30,7 +30,7 @@ def capture(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Record the tensors of one side, to be compared on another machine."""
+    """Record one side's tensors, to be compared elsewhere."""
 
     def action() -> int:
         from pathlib import Path

@@ -33,7 +33,7 @@ def inspect(
     no_color: NoColor = False,
     debug: Debug = False,
 ) -> None:
-    """Show what a model holds and audit its weights, without running it."""
+    """Show what a model holds; audit its weights."""
 
     def action() -> int:
         from layerdiff import quiet as noise
@@ -58,7 +58,16 @@ def inspected(name: str) -> tuple[Inspection, Outline]:
         return inspected_package(path)
     outline = outline_of_file(name)
     kind = {".onnx": "ONNX model", ".trace": "recorded trace"}.get(path.suffix.lower(), "checkpoint")
-    return inspect_outline(outline, kind=kind, path=str(path if path.exists() else name)), outline
+    facts = recording(path) if kind == "recorded trace" else {}
+    return inspect_outline(outline, kind=kind, path=str(path if path.exists() else name), facts=facts), outline
+
+
+def recording(path: Path) -> dict[str, Any]:
+    """How far a trace goes, and on what it was recorded."""
+    from layerdiff.sources.recorded import RecordedSource
+
+    source = RecordedSource.open(path)
+    return {"state": source.state, "calls": len(source.calls)}
 
 
 def inspected_package(path: Path) -> tuple[Inspection, Outline]:

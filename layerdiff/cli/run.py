@@ -70,7 +70,7 @@ def run(
 
 @app.command()
 def convert(context: typer.Context, config: Config_, candidate: Candidate = None, debug: Debug = False) -> None:
-    """Build the packages of a configuration's `convert:` candidates and print where they are."""
+    """Build the packages that a configuration converts."""
 
     def action() -> int:
         from layerdiff import config as configuration

@@ -144,14 +144,19 @@ class RecordedSource:
             "environment": self.index["environment"],
             "settings": self.index["settings"],
         }
+        return described if self.complete else described | {"state": self.state}
+
+    @property
+    def state(self) -> str:
+        """`complete`, or how far a partial trace goes, in words."""
         if self.complete:
-            return described
+            return "complete"
         whole = sum(call.complete for call in self._calls)
         state = f"partial: {whole} complete call{'' if whole == 1 else 's'}"
         if self._calls and not self._calls[-1].complete:
             last = self._calls[-1]
             state += f", and the call '{last.label}' up to its tensor {len(last.tensors)}"
-        return described | {"state": state}
+        return state
 
     @property
     def calls(self) -> dict[str, Feed]:
