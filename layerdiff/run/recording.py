@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from layerdiff.config import Config
+    from layerdiff.outline import Outline
     from layerdiff.progress import Progress
     from layerdiff.sources import Feed, TensorSource
 
@@ -49,7 +50,7 @@ def record_side(
         Where the trace is.
 
     Raises:
-        ConfigError: there is no such side or component.
+        ConfigError: there is no such side, component or tensor.
         LayerdiffError: a model can't be run, or the trace not be written. A note says where a partial trace is.
     """
     if side != REFERENCE and side not in config.candidates:
@@ -63,6 +64,7 @@ def record_side(
         source: TensorSource = references.parts[part]
         if side != REFERENCE:
             source, fed = _candidate(config, side, part, references, fed, progress=progress)
+        fed = _checked(fed, source, tensors or (), title=f"the {side}" if side == REFERENCE else f"candidate '{side}'")
         return record(source, fed, path, names=tensors, extra={"side": side, "component": part})
 
 
@@ -87,6 +89,26 @@ def _counted(walk: Iterator[tuple[str, str, Feed]], part: str, step: Any) -> Ite
         if component == part:
             yield label, feed
             step(int("#" not in label))
+
+
+def _checked(
+    walk: Iterator[tuple[str, Feed]], source: TensorSource, tensors: Collection[str], *, title: str
+) -> Iterator[tuple[str, Feed]]:
+    """The feeds, unless on the first one there is no tensor of a name that is to be recorded."""
+    for place, (label, feed) in enumerate(walk):
+        if tensors and place == 0:
+            _require_tensors(tensors, source.outline(feed), title=title)
+        yield label, feed
+
+
+def _require_tensors(tensors: Collection[str], outline: Outline, *, title: str) -> None:
+    for name in tensors:
+        if name not in outline.by_name:
+            raise ConfigError(
+                f"{title} has no tensor '{name}' to record.",
+                where="--tensors",
+                detail=known_names("known tensors", name, outline.names()),
+            )
 
 
 def _candidate(
