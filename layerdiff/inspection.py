@@ -284,7 +284,7 @@ def _float16_hazards(op: Op, makers: Mapping[str, Op]) -> Iterator[Hazard]:
     name = op.outputs[0].name
     if op.type in FRAGILE:
         yield Hazard("fragile_op", name, FRAGILE[op.type])
-    operand = makers.get(op.reads[0]) if op.type == "log" and op.reads else None
+    operand = makers.get(str(op.inputs["x"][0])) if op.type == "log" else None
     if operand is not None and operand.type == "softmax":
         detail = "a log of a softmax in float16: probabilities below 6e-8 become 0, whose log is -45440 (#2728)"
         yield Hazard("log_of_softmax", name, detail)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerdiff.thresholds import AT_LEAST, Limits, judge, limits
+from layerdiff.thresholds import AT_LEAST, Limits, estimated, judge, limits
 
 sizes = st.floats(0, 1e3)
 depths = st.integers(0, 10_000)
@@ -182,3 +182,12 @@ def test_several_reasons_are_all_told():
     status, reason = judged(conversion=1.0, broken_expectation="nothing is positive", thresholds={"nan_count": -1.0})
     assert status == "fail"
     assert [part.split()[0] for part in reason.split("; ")] == ["conversion", "nan_count", "nothing"]
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [("float32", 16 * 2.0**-24), ("float16", 2.0**-11)])
+def test_an_estimate_grows_with_the_square_root_of_the_depth(dtype, rounding):
+    for depth in (0, 3, 99):
+        bounds = estimated(depth=depth, dtype=dtype)
+        assert bounds.conversion == bounds.total == pytest.approx(4 * rounding * math.sqrt(depth + 1))
+        _, reason = judged(total=2 * bounds.total, conversion=0.0, bounds=bounds)
+        assert f"the estimate for {dtype} at this depth" in reason

@@ -219,3 +219,49 @@ def test_a_program_of_both_precisions_is_mixed(build):
         return mb.cos(x=mb.cast(x=mb.sin(x=mb.cast(x=x, dtype="fp16")), dtype="fp32"))
 
     assert mil.load(build(program, x=np.ones(2, np.float32))).declared_precision == "mixed"
+
+
+def test_a_trace_of_wanted_tensors_runs_only_what_they_need(joint, model):
+    """The decoder is not fed, for nothing that is wanted reads it."""
+    linear = next(t.name for t in model.tensors if t.op == "linear")
+    whole = {t.name: t.value for t in model.trace(joint.feed)}
+    (found,) = model.trace({"encoder": joint.feed["encoder"]}, wanted=[linear])
+    assert found.name == linear
+    np.testing.assert_array_equal(found.value, whole[linear])
+    with pytest.raises(FeedError, match="'nothing'"):
+        list(model.trace(joint.feed, wanted=["nothing"]))
+
+
+def test_what_a_reader_puts_into_overrides_takes_the_tensors_place(joint, model):
+    add = next(t.name for t in model.tensors if t.op == "add")
+    value = np.random.default_rng(2).standard_normal((1, 2, 2, 16)).astype(np.float32)
+    overrides, values = {}, {}
+    for tensor in model.trace(joint.feed, overrides=overrides):
+        values[tensor.name] = tensor.value
+        if tensor.name == add:
+            overrides[add] = value
+    assert overrides == {}
+    np.testing.assert_array_equal(values[add], model.run(joint.feed, [add])[add])  # shown as it was computed
+    expected = model.run({}, ["logits"], inject={add: value})["logits"]
+    np.testing.assert_allclose(values["logits"], expected, rtol=0, atol=2**-20)
+
+
+def test_an_override_is_rounded_to_the_declared_dtype(joints):
+    model = mil.load(joints["float16"].package)
+    add, relu = (next(t.name for t in model.tensors if t.op == op) for op in ("add", "relu"))
+    overrides = {}
+    for tensor in model.trace(joints["float16"].feed, overrides=overrides):
+        if tensor.name == add:
+            overrides[add] = np.full(tensor.value.shape, 1.0001, np.float32)
+        if tensor.name == relu:
+            assert (tensor.value == np.float16(1.0)).all()
+
+
+def test_lent_values_are_equal_and_cannot_be_written(joints):
+    for precision, joint in joints.items():
+        model = mil.load(joint.package)
+        copies = {t.name: t.value for t in model.trace(joint.feed)}
+        for tensor in model.trace(joint.feed, lend=True):
+            assert tensor.value.dtype == copies[tensor.name].dtype
+            np.testing.assert_array_equal(tensor.value, copies[tensor.name])
+            assert precision == "float16" or not tensor.value.flags.writeable  # float16 is held in float32

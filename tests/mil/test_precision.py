@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from layerdiff.errors import EngineError
-from layerdiff.mil.precision import Precision, array_of, round_float16, round_significand, tensor_of
+from layerdiff.mil.precision import Precision, array_of, is_short, round_float16, round_significand, tensor_of
 
 floats = hnp.arrays(np.float32, 20, elements=st.floats(width=32, allow_nan=True, allow_infinity=True))
 EVERY_FLOAT16 = np.arange(2**16, dtype=np.uint16).view(np.float16)
@@ -146,3 +146,14 @@ def test_large_tensors_are_rounded_in_pieces(shape, transposed):
 def test_arrays_that_torch_does_not_take_are_converted(array):
     dtype = "int32" if array.dtype.kind == "i" else "float32"
     np.testing.assert_array_equal(tensor_of(array, dtype, Precision()).numpy(), array.astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_short_number_needs_half_of_the_significand(dtype):
+    bits = (np.finfo(dtype).nmant + 1) // 2
+    for exponent in (-4, 0, 6):
+        for significand in (1, 3, 2**bits - 1):
+            assert is_short(dtype(significand * 2.0**exponent))
+        assert not is_short(dtype((2**bits + 1) * 2.0**exponent))
+    assert is_short(dtype(0))
+    assert is_short(dtype(-10))
