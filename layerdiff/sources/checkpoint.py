@@ -110,9 +110,8 @@ def _state(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
     import torch
 
     found: dict[Any, Any] = loaded if isinstance(loaded, dict) else {}
-    for key in NESTED:
-        if isinstance(found.get(key), Mapping):
-            found = dict(found[key])
+    while inner := next((found[key] for key in NESTED if isinstance(found.get(key), Mapping)), None):
+        found = dict(inner)
     tensors = {str(name): value for name, value in found.items() if isinstance(value, torch.Tensor)}
     if tensors:
         return tensors
