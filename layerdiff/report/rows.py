@@ -6,6 +6,7 @@ A row is a mapping from the column names below to plain values: numbers in full,
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,12 @@ def _worst(name: str) -> Column:
     return Column(f"worst_{name}", lambda _, stage: plain((stage.worst or {}).get(name)))
 
 
+def first_divergence(candidate: CandidateResult) -> StageResult | None:
+    """The stage of that name; of several components the first one that fails."""
+    named = [stage for stage in candidate.stages if stage.name == candidate.first_divergence]
+    return next((stage for stage in named if stage.status == "fail"), named[0] if named else None)
+
+
 def _side(side: str) -> tuple[Column, ...]:
     """The columns of the reference or the candidate."""
 
@@ -79,7 +86,7 @@ COLUMNS: tuple[Column, ...] = (
     _text("component"),
     _text("status"),
     _text("reason"),
-    Column("first_divergence", lambda candidate, stage: stage.name == candidate.first_divergence),
+    Column("first_divergence", lambda candidate, stage: stage is first_divergence(candidate)),
     *_side("reference"),
     *_side("candidate"),
     *(_metric(name) for name in METRICS),
@@ -105,7 +112,7 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 SHOWN: tuple[Shown, ...] = (
-    Shown("stage", lambda row: row["stage"], is_number=False),
+    Shown("stage", lambda row: row["label"], is_number=False),
     Shown("status", lambda row: cells.status(row["status"]), is_number=False),
     Shown("reference", lambda row: cells.interval(row["reference_min"], row["reference_max"])),
     Shown("candidate", lambda row: cells.interval(row["candidate_min"], row["candidate_max"])),
@@ -129,8 +136,14 @@ def all_stages(candidate: CandidateResult) -> tuple[StageResult, ...]:
 
 
 def candidate_rows(candidate: CandidateResult) -> list[Row]:
-    """One row per stage."""
-    return [{column.name: column.value(candidate, stage) for column in COLUMNS} for stage in all_stages(candidate)]
+    """One row per stage: `COLUMNS`, and a `label` that tells equal names of several components apart."""
+    stages = all_stages(candidate)
+    counts = Counter(stage.name for stage in stages)
+    return [
+        {column.name: column.value(candidate, stage) for column in COLUMNS}
+        | {"label": cells.clean(f"{stage.component}: {stage.name}" if counts[stage.name] > 1 else stage.name)}
+        for stage in stages
+    ]
 
 
 def stage_rows(report: Report) -> list[Row]:

@@ -146,10 +146,10 @@ def reasons(rows: Sequence[Row], *, width: int) -> Iterator[Text]:
         yield paragraph(f"✗ {text}", width=width, style="red")
     confirmed = [row for row in rows if row["confirmed_own_error"] is not None]
     for row in confirmed:
-        yield paragraph(f"· {row['stage']}: {confirmation(row)}", width=width, style="dim")
+        yield paragraph(f"· {row['label']}: {confirmation(row)}", width=width, style="dim")
     for row in rows:
         if row["layout"]:
-            yield paragraph(f"· {row['stage']}: {row['layout']}", width=width, style="dim")
+            yield paragraph(f"· {row['label']}: {row['layout']}", width=width, style="dim")
 
 
 def confirmation(row: Row) -> str:
@@ -162,11 +162,11 @@ def confirmation(row: Row) -> str:
 
 def failures(rows: Sequence[Row]) -> Iterator[str]:
     """Why each failing stage fails and where it is worst; those that only inherit their error share a sentence."""
-    heirs = [row["stage"] for row in rows if only_inherits(row)]
+    heirs = [row["label"] for row in rows if only_inherits(row)]
     for row in rows:
-        if row["status"] == "fail" and row["stage"] not in heirs:
+        if row["status"] == "fail" and not only_inherits(row):
             first = "first divergence: " if row["first_divergence"] else ""
-            yield f"{first}{row['stage']}: {row['reason'] or 'it fails'}{worst(row)}"
+            yield f"{first}{row['label']}: {row['reason'] or 'it fails'}{worst(row)}"
     if heirs:
         verb = "fails" if len(heirs) == 1 else "fail"
         yield f"{', '.join(heirs)}: {verb} by the error inherited from the stages before"
