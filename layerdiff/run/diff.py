@@ -98,7 +98,8 @@ def labelled(feed: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> Iterator[
     Raises:
         FeedError: a feed is no mapping of names to arrays.
     """
-    several = [feed] if isinstance(feed, Mapping) else list(feed)
+    one_or_none = isinstance(feed, Mapping) or not isinstance(feed, Iterable)
+    several = [feed] if one_or_none else list(feed)
     for index, one in enumerate(several):
         if not isinstance(one, Mapping):
             raise FeedError(

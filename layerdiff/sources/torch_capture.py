@@ -104,6 +104,7 @@ class Capture(TorchDispatchMode):
         self._outside = Outside()
         self.inputs: dict[str, Known] = {}
         self.sink_failed = False
+        """Whether the sink has raised, or is running."""
         self._in_op = False
         self.running = ""
         """The op that runs, or failed, for messages."""
@@ -184,9 +185,14 @@ class Capture(TorchDispatchMode):
 
     # -------------------------------------------------------------- modules
 
+    @property
+    def _looks_away(self) -> bool:
+        """Whether a module call is none of this run's: inside of an op, or made by the sink, which may run the model."""
+        return self._in_op or self.sink_failed
+
     def enter(self, path: str) -> None:
         """A module call begins; one inside of an op (a branch of `torch.cond`) is part of the op."""
-        if self._in_op:
+        if self._looks_away:
             return
         count = self._calls[path]
         self._calls[path] += 1
@@ -194,7 +200,7 @@ class Capture(TorchDispatchMode):
 
     def leave(self, value: Any) -> None:
         """The module call that began last ends, with what it returns; None if it failed."""
-        if self._in_op:
+        if self._looks_away:
             return
         call = self._stack.pop()
         self._stack[-1].has_inner |= call.computes or call.has_inner

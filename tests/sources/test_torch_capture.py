@@ -450,3 +450,19 @@ def test_repeated_runs_name_the_same_tensors() -> None:
     watched = source(module)
     first, second = watched.outline(feed), watched.outline(feed)
     assert [node.name for node in first.nodes] == [node.name for node in second.nodes]
+
+
+def test_a_sink_may_run_the_very_module_that_is_watched() -> None:
+    """A candidate that shares modules with the reference, or is the reference."""
+    module = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
+    x = np.ones((2, 4), np.float32)
+    expected = streamed(module, {"input": x})
+    found, inner = {}, []
+
+    def sink(name: str, value: np.ndarray) -> None:
+        found[name] = value.copy()
+        inner.append(list(streamed(module, {"input": x})))
+
+    source(module).stream({"input": x}, sink)
+    assert list(found) == list(expected)
+    assert inner == [list(expected)] * len(expected)
