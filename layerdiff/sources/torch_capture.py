@@ -187,7 +187,7 @@ class Capture(TorchDispatchMode):
 
     @property
     def _looks_away(self) -> bool:
-        """Whether a module call is none of this run's: inside of an op, or made by the sink, which may run the model."""
+        """Whether a module call is none of this run's: inside of an op, or of the sink, which may run the model."""
         return self._in_op or self.sink_failed
 
     def enter(self, path: str) -> None:
