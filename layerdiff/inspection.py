@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layerdiff.mil.program import Constant, Op
+from layerdiff.mil.program import Block, Constant, Op
 from layerdiff.mil.weights import BITS
 from layerdiff.outline import MOVEMENT, WEIGHTED, Node, Outline
 
@@ -189,7 +189,7 @@ def _program_part(name: str, model: Model, outline: Outline) -> Part:
         outputs=tuple(Port(n, str(spec)) for n, spec in model.outputs.items()),
         states=tuple(Port(n, str(spec)) for n, spec in model.states.items()),
         ops=_op_counts((tensor.op, tensor.dtype) for tensor in model.tensors),
-        storage=_storage(model.graph.function.block.constants.values()),
+        storage=_storage(_constants(model.graph.function.block)),
         tensors=tuple(
             Tensor(t.name, t.op, t.dtype, t.shape, t.name in weighted or t.name in model.outputs) for t in model.tensors
         ),
@@ -209,6 +209,14 @@ def _port(name: str, spec: Any) -> Port:
 def _op_counts(pairs: Iterable[tuple[str, str]]) -> tuple[OpCount, ...]:
     counted = sorted(Counter(pairs).items(), key=lambda item: (-item[1], item[0]))
     return tuple(OpCount(op, dtype, count) for (op, dtype), count in counted)
+
+
+def _constants(block: Block) -> Iterator[Constant]:
+    """The constants of a block, and of the blocks inside of its ops."""
+    yield from block.constants.values()
+    for op in block.ops:
+        for inner in op.blocks:
+            yield from _constants(inner)
 
 
 def _storage(constants: Iterable[Constant]) -> tuple[Storage, ...]:

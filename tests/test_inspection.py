@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from layerdiff import mil, quiet
 from layerdiff.inspection import Inspection, inspect_outline, inspect_package, metadata_claims
 from layerdiff.sources.coreml_outline import outline_of
+from tests.align.networks import convert
 from tests.align.outlines import node, outline
 
 Array = Any
@@ -183,3 +185,10 @@ def test_anything_else_is_shown_by_its_outline() -> None:
     assert found.facts == {"state": "complete", "weights": 1, "values": 0}
     assert (part.precision, part.tensors[0].is_landmark) == ("float16", True)
     assert part.outputs[0].type == "float32"
+
+
+def test_what_a_loop_holds_is_counted(tmp_path: Path) -> None:
+    """A GRU: 3 × (5 × 6 + 5 × 5) values in its gates and 6 biases of 5."""
+    convert(torch.nn.GRU(6, 5).eval(), {"x": np.zeros((4, 1, 6), np.float32)}, tmp_path / "gru.mlpackage")
+    (stored,) = inspected(tmp_path / "gru.mlpackage").parts[0].storage
+    assert stored.values >= 3 * (5 * 6 + 5 * 5) + 6 * 5

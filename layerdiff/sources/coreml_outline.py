@@ -31,7 +31,7 @@ def outline_of(model: Model) -> Outline:
     """The outline of the function that a model runs.
 
     Shapes are as declared, None where a length is known only at run time. Tensors inside of nested blocks are left out:
-    they may be computed many times, or never.
+    they may be computed many times, or never. The weights in there are among the outline's, held by none of its nodes.
     """
     function, types = model.graph.function, model.graph.types
     constants = function.block.constants
@@ -40,6 +40,7 @@ def outline_of(model: Model) -> Outline:
     nodes: list[Node] = []
     for op in function:
         nodes += _nodes(op, constants, dynamic, weights)
+        weights |= {name: weight for name, weight in _nested(op, constants) if name not in weights}
     inputs = tuple(
         Node(name, "input", "input", dtype=types[name].dtype, shape=_described(model, name)) for name in model.inputs
     )
@@ -73,6 +74,15 @@ def _nodes(op: Op, constants: Mapping[str, Constant], dynamic: set[str], weights
             scope=next((scope for c in roles.values() if (scope := scope_of(c.name))), ""),
             result=index,
         )
+
+
+def _nested(op: Op, constants: Mapping[str, Constant]) -> Iterator[tuple[str, Weight]]:
+    """What the ops inside of an op hold: the gates of a recurrent layer that became a loop."""
+    for block in op.blocks:
+        known = {**constants, **block.constants}
+        for inner in block.ops:
+            yield from ((c.name, _weight(c)) for _, c in _bound(inner, known) if _is_weight(c))
+            yield from _nested(inner, known)
 
 
 _FIRST = ("cond", "query", "key", "x", "y", "value", "initial_h", "initial_c")
