@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerdiff.cli.app import Debug, app
+from layerdiff.cli.app import Debug, NoColor, app
 from layerdiff.cli.ends import end, tolerant_of_closed_pipe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from layerdiff.diagnose.ranges import Ranges
+    from layerdiff.records import Finding
 
 NUMBER = r"[-+−]?(?:inf|nan|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)"
 COLUMNS = ("stage", "reference_min", "reference_max", "candidate_min", "candidate_max")
@@ -32,6 +35,7 @@ def explain(
             help="'STAGE: [min, max] [min, max]', the reference's range first; may be repeated.",
         ),
     ] = None,
+    no_color: NoColor = False,
     debug: Debug = False,
 ) -> None:
     """Say what recorded ranges are consistent with, from numbers alone."""
@@ -42,17 +46,26 @@ def explain(
         stages = [*(read(table) if table is not None else ()), *map(parsed, ranges or ())]
         require(stages)
         with tolerant_of_closed_pipe():
-            found = explanations(stages)
-            for number, finding in enumerate(found, 1):
-                typer.echo(f"{number}. {finding.cause}  {finding.stage}  ({finding.confidence:.0%})")
-                typer.echo(f"   {finding.summary}")
-                typer.echo(f"   → {finding.advice}")
-            if not found:
-                typer.echo("nothing: no range differs, or none of the known causes changes a range like this")
-            typer.echo("\nRanges prove nothing: `layerdiff run` compares the tensors themselves.")
+            show(explanations(stages), color=not no_color)
         return 0
 
     end(action, debug=debug or bool(context.obj))
+
+
+def show(findings: Sequence[Finding], *, color: bool) -> None:
+    """Prints what the ranges are consistent with, the likeliest first."""
+    import sys
+
+    from layerdiff.report import sections, terminal
+
+    console = terminal.console_for(sys.stdout, color=color)
+    for number, finding in enumerate(findings, 1):
+        console.print(f"{number}. {finding.cause}  {finding.stage}  ({finding.confidence:.0%})", style="bold")
+        console.print(sections.paragraph(f"  {finding.summary}", width=console.width, style=""))
+        console.print(sections.paragraph(f"  → {finding.advice}", width=console.width, style=""))
+    if not findings:
+        console.print("nothing: no range differs, or none of the known causes changes a range like this")
+    console.print("\nRanges prove nothing: `layerdiff run` compares the tensors themselves.")
 
 
 def require(stages: list[Ranges]) -> None:

@@ -21,7 +21,8 @@ def run(capsys, *arguments):
 def test_the_founding_report_as_it_was_pasted(capsys):
     code, shown = run(capsys, "--range", FOUNDING[0], "--range", FOUNDING[1])
     assert code == 0
-    assert shown.out.startswith("1. slice_shift  vocabulary, durations  (100%)\n   'vocabulary' and 'durations' have")
+    assert shown.out.startswith("1. slice_shift  vocabulary, durations  (100%)\n  'vocabulary' and 'durations' have")
+    assert max(map(len, shown.out.splitlines())) <= 100
     assert "2. log_softmax_baked  durations  (20%)" in shown.out
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from layerdiff.diagnose.evidence import Evidence, confined, removed
 from layerdiff.diagnose.functions import ACTIVATIONS
-from layerdiff.diagnose.rules import diagnose
+from layerdiff.diagnose.rules import RULES, diagnose
 
 ROWS, CHANNELS = 60, 24
 
@@ -247,3 +249,12 @@ def test_an_error_everywhere_is_confined_to_nothing() -> None:
     reference = drawn(13)
     whole = evidence(reference, reference + 1)
     assert confined(whole) is whole
+
+
+def test_every_cause_is_documented_and_nothing_else() -> None:
+    """Those that rules are named after, and those that two of them tell apart."""
+    page = (Path(__file__).parents[2] / "docs" / "causes.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE))
+    ruled = {cause for level in RULES for cause in level} - {"activation", "activation_before"}
+    told = {"activation_missing", "activation_changed", "weight_missing", "precision_only", "unexplained"}
+    assert documented == ruled | told
