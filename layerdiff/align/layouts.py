@@ -30,8 +30,9 @@ CLEARLY = 0.5
 MAX_AXES = 6
 """Permutations are tried for at most so many axes that are longer than 1."""
 
-PART = 2**20
-"""How many values are widened at a time."""
+PARTS, PART = 64, 2**14
+"""Layouts are held against so many parts of a tensor, of about so many values each: all of a small one, and a million
+values of a large one, evenly spread along its longest axis."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _refines(first: Shape, second: Shape) -> bool:
 
 
 def distance(reference: Array, candidate: Array, layout: Layout) -> float:
-    """Relative L2 error of the candidate under a layout; inf where it is undefined. Takes `PART` values of memory."""
+    """Relative L2 error of the candidate under a layout, on at most `PARTS` parts; inf where it is undefined."""
     moved = layout.apply(candidate, reference.shape)
     error = size = 0.0
     with np.errstate(all="ignore"):
@@ -181,14 +182,16 @@ def distance(reference: Array, candidate: Array, layout: Layout) -> float:
 
 
 def _parts(shape: Shape) -> Iterator[tuple[slice, ...]]:
-    """Parts of a tensor along its longest axis, of about `PART` values each."""
+    """Parts of a tensor along its longest axis, of about `PART` values; of many, evenly spread ones."""
     if not shape:
         yield ()
         return
     axis = int(np.argmax(shape))
     step = max(1, PART * shape[axis] // max(1, prod(shape)))
-    for start in range(0, shape[axis], step):
-        yield (*[slice(None)] * axis, slice(start, start + step))
+    starts = range(0, shape[axis], step)
+    places = np.unique(np.linspace(0, len(starts) - 1, min(PARTS, len(starts))).astype(int))
+    for place in places:
+        yield (*[slice(None)] * axis, slice(starts[place], starts[place] + step))
 
 
 def _is_sorted(axes: Sequence[int]) -> bool:

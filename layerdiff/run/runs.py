@@ -51,7 +51,7 @@ class Runs(Protocol):
         """Variant → a run that shows the wanted tensors; a name that is given n times is taken n times."""
 
     def probe(self, feed: Feed, wanted: Collection[str]) -> Iterator[tuple[str, Array]]:
-        """The tensors as they would be without loss of precision, for alignment."""
+        """The tensors as they would be without loss of precision, for alignment; each good until the next one."""
 
     def dtype(self, tensor: str) -> str:
         """numpy name of the dtype in which a tensor is computed."""
@@ -138,7 +138,8 @@ class PackageRuns:
         return found
 
     def probe(self, feed: Feed, wanted: Collection[str]) -> Iterator[tuple[str, Array]]:
-        return PackageSource(self.model.with_precision("float32")).trace(feed, list(dict.fromkeys(wanted)))
+        wide = PackageSource(self.model.with_precision("float32"))
+        return wide.trace(feed, list(dict.fromkeys(wanted)), lend=True)
 
     def dtype(self, tensor: str) -> str:
         return declared_dtype(self.model, tensor)

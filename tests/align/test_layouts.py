@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layerdiff.align.layouts import MAX_AXES, Layout, distance, find, plain, possible
+from layerdiff.align.layouts import MAX_AXES, PART, PARTS, Layout, _parts, distance, find, plain, possible
 
 Array = Any
 LENGTHS = st.lists(st.integers(2, 4), min_size=1, max_size=4)
@@ -160,3 +160,18 @@ def test_the_distance_is_the_relative_error_and_infinite_where_it_is_undefined()
 )
 def test_a_layout_says_what_is_done(layout: Layout, reference: Any, candidate: Any, text: str) -> None:
     assert layout.describe(reference=reference, candidate=candidate) == text
+
+
+@pytest.mark.parametrize("shape", [(3, 900, 1100), (5000, 3, 200), (1, 1, 3_000_000), (2, 4)])
+def test_a_large_tensor_is_judged_by_parts_spread_over_it(shape: tuple[int, ...]) -> None:
+    """At most a million values, from one end to the other, and the layout is found all the same."""
+    parts = list(_parts(shape))
+    whole = np.zeros(shape, np.uint8)
+    for part in parts:
+        whole[part] += 1
+    assert whole.max() == 1
+    assert whole.sum() == prod(shape) if prod(shape) <= PART else PART < whole.sum() <= 1.2 * PARTS * PART
+    assert whole.reshape(-1)[0] == whole.reshape(-1)[-1] == 1
+    values = random(shape).astype(np.float32)
+    axes = tuple(np.roll(range(len(shape)), 1))
+    assert_found(values, values.transpose(axes))
