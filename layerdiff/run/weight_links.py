@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING
 
 from layerdiff.align.anchors import WeightLink
+from layerdiff.align.graph import Graph
 from layerdiff.align.names import match_names
 from layerdiff.align.weights import WeightMatch, match_weights
 
@@ -19,15 +22,47 @@ BY_NAME = 0.95
 def weight_links(reference: Outline, candidate: Outline) -> list[WeightLink]:
     """The pairs of weights: names first, then values for what names leave open, and for what was folded into what.
 
-    Weights are read only if names do not settle all of the reference's that an op holds.
+    No other weights are read: of a large model, whose names are mostly known, that is nearly nothing.
     """
     held = {weight for node in reference.nodes for weight in node.weights.values()}
     named = match_names(held, candidate.weights)
-    if set(named) >= set(candidate.weights) and set(named.values()) >= held:
-        matches: tuple[WeightMatch, ...] = ()
-    else:
-        matches = tuple(match for match in match_weights(reference, candidate) if not match.is_ambiguous)
-    return [*_by_name(named, matches), *_by_values(named, matches)]
+    ours = held.difference(named.values())
+    theirs = set(candidate.weights).difference(named)
+    folded = _may_be_folded(reference, ours)
+    copies = _of_the_sizes(reference, held, {prod(candidate.weights[name].shape) for name in theirs})
+    matches = match_weights(
+        _reduced(reference, ours | folded | copies),
+        _reduced(candidate, theirs | {name for name, one in named.items() if one in folded}),
+    )
+    clear = tuple(match for match in matches if not match.is_ambiguous)
+    return [*_by_name(named, clear), *_by_values(named, clear)]
+
+
+def _may_be_folded(reference: Outline, unnamed: Collection[str]) -> set[str]:
+    """The weights of the ops behind which one holds weights that no constant is named after: of a batch norm, say."""
+    graph = Graph(reference)
+    found: set[str] = set()
+    for name, node in graph.nodes.items():
+        readers = (graph.nodes[reader] for reader in graph.readers.get(name, ()))
+        if node.weights and any(weight in unnamed for reader in readers for weight in reader.weights.values()):
+            found.update(node.weights.values())
+    return found
+
+
+def _of_the_sizes(outline: Outline, names: Collection[str], sizes: Collection[int]) -> set[str]:
+    """The weights with as many values as one of these: what a constant without a name can be a copy of."""
+    return {name for name in names if name in outline.weights and prod(outline.weights[name].shape) in sizes}
+
+
+def _reduced(outline: Outline, kept: Collection[str]) -> Outline:
+    """The outline with these weights alone."""
+    nodes = (
+        replace(node, weights={role: name for role, name in node.weights.items() if name in kept})
+        for node in outline.nodes
+    )
+    return replace(
+        outline, nodes=tuple(nodes), weights={name: w for name, w in outline.weights.items() if name in kept}
+    )
 
 
 def _by_name(named: Mapping[str, str], matches: tuple[WeightMatch, ...]) -> Iterator[WeightLink]:
