@@ -305,7 +305,14 @@ class AlignedTrial:
         return replace(row, alignment_method=link.method, alignment_confidence=link.confidence)
 
     def _why_missing(self) -> str:
-        return "; ".join(f"{label}: {why}" for label, why in self.missing.items()) or "nothing was captured"
+        refused = "; ".join(f"{label}: {why}" for label, why in self.missing.items())
+        return refused or "; ".join(["nothing was captured", *self._partial()])
+
+    def _partial(self) -> Iterator[str]:
+        """Of either side that is a partial trace, how far it goes."""
+        for side, model in (("reference", self.reference), ("candidate", self.runs)):
+            if "state" in model.description:
+                yield f"the {side} is {model.description['state']}"
 
     def _unknown(self) -> list[StageResult]:
         """Outputs of the reference without a counterpart, and tensors that could be several: never a pass."""
