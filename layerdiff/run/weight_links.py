@@ -22,7 +22,8 @@ BY_NAME = 0.95
 def weight_links(reference: Outline, candidate: Outline) -> list[WeightLink]:
     """The pairs of weights: names first, then values for what names leave open, and for what was folded into what.
 
-    No other weights are read: of a large model, whose names are mostly known, that is nearly nothing.
+    Of the others only those are read that have as many values as a constant without a name, which may be a copy of
+    them: of a large model, whose names are mostly known, that is nearly nothing.
     """
     held = {weight for node in reference.nodes for weight in node.weights.values()}
     named = match_names(held, candidate.weights)
