@@ -15,14 +15,14 @@ WEIGHTS = {
 }
 
 
-def model(names: dict[str, str], *, unread: bool = False, held: str = "abc") -> Outline:
-    """One linear op per weight; `names`: weight → what it is called here."""
+def model(names: dict[str, str], *, unread: str = "", held: str = "abc") -> Outline:
+    """One linear op per weight; `names`: weight → what it is called here; those in `unread` must not be read."""
 
     def refuse() -> Any:
-        raise AssertionError("a weight was read though names settle everything")
+        raise AssertionError("a weight was read though names settle it")
 
     weights = {
-        name: Weight(name, "float32", WEIGHTS[key].shape, refuse if unread else lambda key=key: WEIGHTS[key])
+        name: Weight(name, "float32", WEIGHTS[key].shape, refuse if key in unread else lambda key=key: WEIGHTS[key])
         for key, name in names.items()
     }
     nodes = [Node(f"op_{key}", "linear", "linear", (), {"weight": names[key]}) for key in names if key in held]
@@ -34,7 +34,7 @@ DOTTED = {key: f"net.{key}.weight" for key in WEIGHTS}
 
 def test_names_that_settle_everything_save_reading_the_weights() -> None:
     named = {key: f"net_{key}_weight" for key in WEIGHTS}
-    links = weight_links(model(DOTTED, unread=True), model(named, unread=True))
+    links = weight_links(model(DOTTED, unread="abc"), model(named, unread="abc"))
     assert {(link.reference, link.candidate, link.method, link.confidence) for link in links} == {
         (DOTTED[key], named[key], "name", BY_NAME) for key in WEIGHTS
     }
@@ -47,6 +47,16 @@ def test_what_names_leave_open_is_found_by_values() -> None:
         "net.a.weight": ("net_a_weight", "name"),
         "net.b.weight": ("const_7", "weights"),
         "net.c.weight": ("const_3", "weights"),
+    }
+
+
+def test_what_names_settle_is_not_read_beside_what_they_leave_open() -> None:
+    named = {"a": "net_a_weight", "b": "const_7", "c": "net_c_weight"}
+    links = weight_links(model(DOTTED, unread="ac"), model(named, unread="ac"))
+    assert {link.reference: link.method for link in links} == {
+        DOTTED["a"]: "name",
+        DOTTED["b"]: "weights",
+        DOTTED["c"]: "name",
     }
 
 
