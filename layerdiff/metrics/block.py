@@ -1,7 +1,8 @@
 """One cache-sized block of both sides, measured in a single visit.
 
-The block is copied into scratch memory once, and everything that any metric needs is taken from there while it
-is in the cache: range, row sums, largest difference, tolerance, ULP. Nothing of a tensor's size is allocated.
+Everything that any metric needs is taken while the block is in the cache: range, row sums, largest difference,
+tolerance, ULP (`kernels`). A block is read where it lies if both sides are contiguous and of one dtype, float32 or
+float64; else it is copied into scratch memory first. Nothing of a tensor's size is allocated.
 Blocks with an element that is not finite leave the fast path: they are counted, and their errors are nan.
 """
 
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layerdiff.metrics.rows import SEGMENT, Array, Floats, row_products, row_sums, shaped
+from layerdiff.metrics import kernels
+from layerdiff.metrics.rows import SEGMENT, Array, Floats
 
 QUANTITIES = (
     "reference_sum",
@@ -30,24 +32,18 @@ QUANTITIES = (
 
 REFERENCE_ENERGY, ERROR_ENERGY = QUANTITIES.index("reference_energy"), QUANTITIES.index("error_energy")
 
-
-SPARSE = 1 / 16
-"""Below this share elements are looked at one by one."""
+MAGNITUDE = {"float16": np.int32(0x7FFF), "float32": np.int32(0x7FFFFFFF)}
+"""The bits of a value that are not its sign."""
 
 
 class Scratch(threading.local):
-    """Buffers of one block, one set per thread, reused by every accumulator of that thread (3.7 MB)."""
+    """Buffers of one block, one set per thread, reused by every accumulator of that thread (2.3 MB)."""
 
     def __init__(self) -> None:
-        self.native = np.empty((2, SEGMENT), np.float32)
-        """Both sides, where float32 holds them exactly."""
-        self.wide = np.empty((3, SEGMENT), np.float64)
-        """Reference, candidate, candidate - reference."""
-        self.tolerance = np.empty(SEGMENT, np.float64)
-        self.exceeds = np.empty(SEGMENT, np.bool_)
-        self.half = np.empty((2, SEGMENT), np.float16)
-        self.index = np.empty((2, SEGMENT), np.int32)
-        self.distance = np.empty(SEGMENT, np.int32)
+        self.single = np.empty((2, SEGMENT), np.float32)
+        self.double = np.empty((2, SEGMENT), np.float64)
+        self.half = np.empty(SEGMENT, np.float16)
+        self.bits = np.empty((2, SEGMENT), np.int32)
 
 
 SCRATCH = Scratch()
@@ -82,126 +78,96 @@ class Block:
 
 def measure(reference: Array, candidate: Array, *, dtype: str, atol: float, rtol: float) -> Block:
     """Everything about one block, [rows, length] on both sides and of at most SEGMENT elements."""
-    native, wide = load(reference, candidate)
-    low, high = np.minimum.reduce(native, axis=1).tolist(), np.maximum.reduce(native, axis=1).tolist()
-    sides = (Side(low[0], high[0]), Side(low[1], high[1]))
-    if not all(map(math.isfinite, low + high)):
-        return _not_finite(wide, shape=reference.shape)
-    np.subtract(wide[1], wide[0], out=wide[2])
-    sums = _sums(wide, shape=reference.shape)
-    max_abs = float(np.maximum.reduce(wide[2]))
-    mismatches = _mismatches(wide, atol=atol, rtol=rtol) if max_abs > atol else 0
-    max_ulp = _max_ulp(reference, candidate, native=native, dtype=dtype) if max_abs else 0
-    return Block(sums, *sides, max_abs=max_abs, max_ulp=max_ulp, mismatches=mismatches)
+    sides = load(reference, candidate)
+    ranges = [_range(side) for side in sides]
+    if not all(math.isfinite(end) for side in ranges for end in (side.low, side.high)):
+        return _not_finite(*sides)
+    max_abs, mismatches = kernels.deviation(sides[0].reshape(-1), sides[1].reshape(-1), atol, rtol)
+    max_ulp = _max_ulp(*sides, dtype=dtype) if max_abs else 0
+    return Block(row_sums(*sides), ranges[0], ranges[1], max_abs, max_ulp, mismatches)
 
 
 def summarise(values: Array) -> tuple[Side, Floats]:
     """The range of one side of a block, and its row sums over the finite values, float64[rows]."""
-    native, wide = load(values)
-    low, high = float(np.minimum.reduce(native[0])), float(np.maximum.reduce(native[0]))
-    side = Side(low, high)
-    if not math.isfinite(low - high):
-        side = _clear(wide[0], np.isfinite(wide[0]))
-    return side, row_sums(shaped(wide, rows=values.shape[0], length=values.shape[1])[0])
+    (values,) = load(values)
+    side = _range(values)
+    if not (math.isfinite(side.low) and math.isfinite(side.high)):
+        side, values = _cleared(values, np.isfinite(values))
+    return side, row_sums(values, values)[0]
 
 
 def energies(reference: Array, candidate: Array) -> Floats:
     """Row sums of reference² and of (candidate - reference)², float64[2, rows]."""
-    _, wide = load(reference, candidate)
-    np.subtract(wide[1], wide[0], out=wide[1])
-    view = shaped(wide[:2], rows=reference.shape[0], length=reference.shape[1])
-    return row_products(view, view)
+    return row_sums(*load(reference, candidate))[[REFERENCE_ENERGY, ERROR_ENERGY]]
 
 
-def load(*sides: Array) -> tuple[NDArray[Any], Floats]:
-    """The sides in scratch memory: [k, n] in the narrowest of float32 and float64 that is exact, [3, n] in float64.
-
-    float64 is the widest: integers beyond 2**53 are rounded.
-    """
-    (rows, length), size, count = sides[0].shape, sides[0].size, len(sides)
-    wide = SCRATCH.wide[:, :size]
-    exact = np.result_type(*(side.dtype for side in sides), np.float32)
-    native = SCRATCH.native[:count, :size] if exact == np.float32 else wide[:count]
-    view = shaped(native, rows=rows, length=length)
-    for place, side in zip(view, sides, strict=True):
-        np.copyto(place, side, casting="unsafe")
-    if native.dtype == np.float32:
-        np.copyto(wide[:count], native)
-    return native, wide
-
-
-def _sums(wide: Floats, *, shape: tuple[int, ...]) -> Floats:
-    """The row sums, in the order of QUANTITIES; leaves |candidate - reference| in `wide[2]`."""
-    view = shaped(wide, rows=shape[0], length=shape[1])
-    sums = np.empty((len(QUANTITIES), shape[0]))
-    sums[3:6] = row_products(view, view)
-    sums[6] = row_products(view[0], view[1])
-    np.abs(wide[2], out=wide[2])
-    sums[:3] = row_sums(view)
+def row_sums(reference: Array, candidate: Array) -> Floats:
+    """The sums of every row in the order of QUANTITIES, float64[7, rows], of what `load` returned."""
+    sums = np.empty((len(QUANTITIES), len(reference)))
+    kernels.sum_rows(reference, candidate, sums)
     return sums
 
 
-def _mismatches(wide: Floats, *, atol: float, rtol: float) -> int:
-    """Elements outside the tolerance; needs |candidate - reference| in `wide[2]`."""
-    exceeds = np.greater(wide[2], atol, out=SCRATCH.exceeds[: wide.shape[1]])
-    if np.count_nonzero(exceeds) < SPARSE * exceeds.size:
-        few = np.flatnonzero(exceeds)
-        return int(np.count_nonzero(wide[2, few] > np.abs(wide[0, few]) * rtol + atol))
-    tolerance = np.abs(wide[0], out=SCRATCH.tolerance[: wide.shape[1]])
-    np.multiply(tolerance, rtol, out=tolerance)
-    np.add(tolerance, atol, out=tolerance)
-    np.greater(wide[2], tolerance, out=exceeds)
-    return int(np.count_nonzero(exceeds))
+def load(*sides: Array) -> list[NDArray[Any]]:
+    """The sides, [rows, length], contiguous and in the narrowest of float32 and float64 that is exact for all.
+
+    float64 is the widest: integers beyond 2**53 are rounded. Those that lie so already are not copied; the others
+    stay valid until the next call in this thread.
+    """
+    exact = np.result_type(*(side.dtype for side in sides), np.float32)
+    scratch: NDArray[Any] = SCRATCH.single if exact == np.float32 else SCRATCH.double
+    return [_loaded(side, place) for side, place in zip(sides, scratch, strict=False)]
 
 
-def _max_ulp(reference: Array, candidate: Array, *, native: NDArray[Any], dtype: str) -> int:
+def _loaded(side: Array, place: NDArray[Any]) -> NDArray[Any]:
+    if side.dtype == place.dtype and side.flags.c_contiguous and side.flags.aligned:
+        return side
+    copy = place[: side.size].reshape(side.shape)
+    np.copyto(copy, side, casting="unsafe")
+    return copy
+
+
+def _range(side: NDArray[Any]) -> Side:
+    """Its smallest and largest value; nan if there is one in it."""
+    return Side(float(np.minimum.reduce(side, axis=None)), float(np.maximum.reduce(side, axis=None)))
+
+
+def _max_ulp(reference: NDArray[Any], candidate: NDArray[Any], *, dtype: str) -> int:
     """Largest distance in representable values of `dtype`."""
-    index = _indices(reference, candidate, native=native, dtype=dtype)
-    first, second = index
-    distance = np.bitwise_xor(first, second, out=SCRATCH.distance[: first.size])
-    across = np.flatnonzero(distance < 0) if np.minimum.reduce(distance) < 0 else ()
-    np.subtract(first, second, out=distance)
-    farthest = 0
-    if len(across):  # of two signs: both magnitudes, so that the two zeros are one value
-        magnitudes = index[:, across] & (0x7FFFFFFF if dtype == "float32" else 0x7FFF)
-        farthest = int(np.add.reduce(magnitudes, axis=0, dtype=np.int64).max())
-        distance[across] = 0
-    return max(farthest, int(np.maximum.reduce(distance)), -int(np.minimum.reduce(distance)))
+    first, second = (_patterns(side, place, dtype) for side, place in ((reference, 0), (candidate, 1)))
+    return int(kernels.largest_distance(first, second, MAGNITUDE[dtype]))
 
 
-def _indices(reference: Array, candidate: Array, *, native: NDArray[Any], dtype: str) -> NDArray[np.int32]:
-    """The bit patterns of both sides in `dtype`, sign-extended to int32, as [2, n]."""
-    (rows, length), size = reference.shape, reference.size
-    if native.dtype == dtype:
-        return native.view(np.int32)
-    rounded = (SCRATCH.half if dtype == "float16" else SCRATCH.native)[:, :size]
-    view = shaped(rounded, rows=rows, length=length)
-    np.copyto(view[0], reference, casting="unsafe")
-    np.copyto(view[1], candidate, casting="unsafe")
+def _patterns(side: NDArray[Any], place: int, dtype: str) -> NDArray[np.int32]:
+    """The bits of a side rounded to `dtype`, sign-extended: int32[n], itself or in the scratch memory's `place`."""
+    if side.dtype == dtype:
+        return side.reshape(-1).view(np.int32)
+    bits = SCRATCH.bits[place, : side.size]
     if dtype == "float32":
-        return rounded.view(np.int32)
-    index = SCRATCH.index[:, :size]
-    np.copyto(index, rounded.view(np.int16))
-    return index
+        np.copyto(bits.view(np.float32), side.reshape(-1), casting="unsafe")
+        return bits
+    half = SCRATCH.half[: side.size]
+    np.copyto(half, side.reshape(-1), casting="unsafe")
+    np.copyto(bits, half.view(np.int16))
+    return bits
 
 
-def _not_finite(wide: Floats, *, shape: tuple[int, ...]) -> Block:
+def _not_finite(reference: NDArray[Any], candidate: NDArray[Any]) -> Block:
     """A block with NaN or Inf: counts and finite ranges; the errors of the rows concerned are nan."""
-    sides, finite = wide[:2], np.isfinite(wide[:2])
-    same = (sides[0] == sides[1]) | (np.isnan(sides[0]) & np.isnan(sides[1]))
+    finite = [np.isfinite(side) for side in (reference, candidate)]
+    same = (reference == candidate) | (np.isnan(reference) & np.isnan(candidate))
     unmatched = int(np.count_nonzero(~finite[1] & ~same))
-    reference, candidate = (_clear(side, known) for side, known in zip(sides, finite, strict=True))
-    complete = shaped(finite, rows=shape[0], length=shape[1]).all(axis=(0, 2))
+    (first, left), (second, right) = _cleared(reference, finite[0]), _cleared(candidate, finite[1])
+    complete = (finite[0] & finite[1]).all(axis=1)
     sums = np.where(complete, 0.0, np.nan) * np.ones((len(QUANTITIES), 1))
-    sums[:2] = row_sums(shaped(sides, rows=shape[0], length=shape[1]))
-    return Block(sums, reference, candidate, unmatched=unmatched)
+    sums[:2] = row_sums(left, right)[:2]
+    return Block(sums, first, second, unmatched=unmatched)
 
 
-def _clear(values: Floats, finite: NDArray[np.bool_]) -> Side:
-    """Describes a side and takes out what is not finite, so that the rest can be summed for its mean."""
+def _cleared(values: NDArray[Any], finite: NDArray[np.bool_]) -> tuple[Side, NDArray[Any]]:
+    """Describes a side, and gives it with 0 for what is not finite, so that the rest can be summed for its mean."""
     nans = int(np.count_nonzero(np.isnan(values)))
     infs = int(np.count_nonzero(~finite)) - nans
-    low = float(np.minimum.reduce(values, where=finite, initial=np.inf))
-    high = float(np.maximum.reduce(values, where=finite, initial=-np.inf))
-    np.copyto(values, 0.0, where=~finite)
-    return Side(low, high, nans, infs)
+    low = float(np.minimum.reduce(values, axis=None, where=finite, initial=np.inf))
+    high = float(np.maximum.reduce(values, axis=None, where=finite, initial=-np.inf))
+    return Side(low, high, nans, infs), np.where(finite, values, values.dtype.type(0))

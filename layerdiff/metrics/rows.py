@@ -1,4 +1,4 @@
-"""Tensors as rows, rows as cache-sized blocks, and the sums of a row.
+"""Tensors as rows, and rows as cache-sized blocks.
 
 A row is the last axis of a tensor and the unit of streaming: everything that is summed is summed within the row
 in an order that depends on the length of the row alone, so that neither the number of rows in a block nor the
@@ -22,12 +22,6 @@ SEGMENT = 65536
 """Elements per block and at most per segment: small enough for a cache, large enough for NumPy's calls not to count."""
 GROUP_ROWS = 4096
 """Rows whose sums are collected before they are added exactly; bounds the memory for narrow rows."""
-NARROW = 16
-"""Rows shorter than this are summed column by column, and blocks of them are stored transposed."""
-LANES = 512
-"""Long rows are folded to this many partial sums first, which NumPy does at the speed of the cache."""
-FOLD_FROM = 4 * LANES
-"""Below this length folding costs more than it saves."""
 
 
 def check_pair(reference: Array, candidate: Array) -> None:
@@ -89,47 +83,3 @@ def blocks(rows: int, length: int) -> Iterator[tuple[slice, int, slice]]:
     size = SEGMENT // length
     for start in range(0, rows, size):
         yield slice(start, min(start + size, rows)), 0, slice(0, length)
-
-
-def shaped(flat: Array, *, rows: int, length: int) -> Array:
-    """View [k, rows, length] of scratch memory [k, rows * length], stored so that its rows sum fast."""
-    if length < NARROW:
-        return flat.reshape(-1, length, rows).swapaxes(1, 2)
-    return flat.reshape(-1, rows, length)
-
-
-def row_sums(values: Floats) -> Floats:
-    """Sums over the last axis, float64[..., rows, length] → float64[..., rows]."""
-    length = values.shape[-1]
-    if length < NARROW:
-        total: Floats = values[..., 0].copy()
-        for column in range(1, length):
-            total += values[..., column]
-        return total
-    folded, rest = _split(values)
-    total = np.add.reduce(rest, axis=-1)
-    if folded.shape[-2]:
-        total += np.add.reduce(np.add.reduce(folded, axis=-2), axis=-1)
-    return total
-
-
-def row_products(first: Floats, second: Floats) -> Floats:
-    """Inner products over the last axis, float64[..., rows, length] twice → float64[..., rows]."""
-    length = first.shape[-1]
-    if length < NARROW:
-        total: Floats = first[..., 0] * second[..., 0]
-        for column in range(1, length):
-            total += first[..., column] * second[..., column]
-        return total
-    (left, left_rest), (right, right_rest) = _split(first), _split(second)
-    total = np.vecdot(left_rest, right_rest)
-    if left.shape[-2]:
-        total += np.add.reduce(np.vecdot(left, right), axis=-1)
-    return total
-
-
-def _split(values: Floats) -> tuple[Floats, Floats]:
-    """The part of every row that folds to LANES partial sums, [..., k, LANES], and the rest of it."""
-    length = values.shape[-1]
-    whole = length - length % LANES if length >= FOLD_FROM else 0
-    return values[..., :whole].reshape(*values.shape[:-1], whole // LANES, LANES), values[..., whole:]

@@ -1,7 +1,6 @@
-"""Rows without copies, blocks of bounded size, and sums that know nothing of their surroundings."""
+"""Rows without copies, and blocks of bounded size."""
 
 import itertools
-import math
 
 import numpy as np
 import pytest
@@ -63,30 +62,3 @@ def test_matrices_never_copy(view):
 
 def test_a_contiguous_tensor_is_one_matrix():
     assert [part.shape for (part,) in rows.matrices(np.zeros((2, 1, 3, 4)))] == [(6, 4)]
-
-
-@pytest.mark.parametrize("length", [1, 5, 15, 16, 511, 512, 2047, 2048, 2560, 8198])
-@pytest.mark.parametrize("count", [1, 2, 7])
-def test_sums_are_accurate_and_independent_of_their_surroundings(length, count):
-    flat = np.random.default_rng(length).standard_normal((3, count * length))
-    stored = rows.shaped(np.empty_like(flat), rows=count, length=length)
-    stored[...] = values = flat.reshape(3, count, length)
-    sums, products = rows.row_sums(stored), rows.row_products(stored, stored[::-1])
-    for k in range(3):
-        for row in range(count):
-            alone = rows.shaped(np.empty((1, length)), rows=1, length=length)
-            other = rows.shaped(np.empty((1, length)), rows=1, length=length)
-            alone[...], other[...] = values[k, row], values[2 - k, row]
-            assert rows.row_sums(alone)[0, 0] == sums[k, row]
-            assert rows.row_products(alone, other)[0, 0] == products[k, row]
-            assert sums[k, row] == pytest.approx(math.fsum(values[k, row]), rel=1e-11, abs=1e-12)
-            exact = math.fsum((values[k, row] * values[2 - k, row]).tolist())
-            assert products[k, row] == pytest.approx(exact, rel=1e-11, abs=1e-12)
-
-
-def test_narrow_rows_are_stored_transposed():
-    flat = np.empty((2, 30))
-    view = rows.shaped(flat, rows=6, length=5)
-    assert view.shape == (2, 6, 5)
-    assert np.shares_memory(view, flat)
-    assert view[0, :, 0].strides == (8,)
