@@ -22,7 +22,7 @@ from layerdiff.metrics import formulas
 from layerdiff.metrics.block import ERROR_ENERGY, QUANTITIES, REFERENCE_ENERGY, Block, measure
 from layerdiff.metrics.definitions import ATOL, RTOL, ULP_DTYPES
 from layerdiff.metrics.exact import ExactSum, add_rows
-from layerdiff.metrics.rows import Array, Floats, blocks, check_pair, groups, matrices, segments
+from layerdiff.metrics.rows import GROUP_ROWS, Array, Floats, blocks, check_pair, groups, matrices, segments
 from layerdiff.metrics.summary import Summary
 from layerdiff.records import METRICS
 
@@ -89,11 +89,18 @@ class Accumulator:
         reference, candidate = np.asarray(reference), np.asarray(candidate)
         check_pair(reference, candidate)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # results here, not accidents
+            collected: list[Floats] = []
             for first, second in matrices(reference, candidate):
                 for group in groups(*first.shape):
-                    self._update_group(first[group], second[group], label)
+                    collected.append(self._measured(first[group], second[group]))
+                    if sum(sums[0].size for sums in collected) >= GROUP_ROWS:
+                        self._add(collected, label)
+                        collected = []
+            if collected:
+                self._add(collected, label)
 
-    def _update_group(self, reference: Array, candidate: Array, label: str | None) -> None:
+    def _measured(self, reference: Array, candidate: Array) -> Floats:
+        """The sums of a group of rows, float64[len(QUANTITIES), rows, segments]; everything else is taken in."""
         rows, length = reference.shape
         sums = np.empty((len(QUANTITIES), rows, segments(length)))
         for place, segment, columns in blocks(rows, length):
@@ -101,10 +108,15 @@ class Accumulator:
             block = measure(first, second, dtype=self.dtype, atol=self.atol, rtol=self.rtol)
             sums[:, place, segment] = block.sums
             self._note(block, elements=first.size)
+        return sums
+
+    def _add(self, collected: list[Floats], label: str | None) -> None:
+        """Takes in the sums of groups that follow each other."""
+        sums = np.concatenate(collected, axis=1) if len(collected) > 1 else collected[0]
         totals = (self.reference.total, self.candidate.total, *self._totals.values())
         add_rows(totals, sums.reshape(len(totals), -1))
         self._rank_rows(sums, label)
-        self._rows[label] = self._rows.get(label, 0) + rows
+        self._rows[label] = self._rows.get(label, 0) + sums.shape[1]
 
     def _note(self, block: Block, *, elements: int) -> None:
         self.reference.note(block.reference, elements=elements)
