@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,8 +48,7 @@ class Scratch(threading.local):
 SCRATCH = Scratch()
 
 
-@dataclass(frozen=True)
-class Side:
+class Side(NamedTuple):
     """The range of one side of a block, over its finite values, and what is not finite."""
 
     low: float
@@ -61,8 +59,7 @@ class Side:
     inf_count: int = 0
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """What one block adds to the metrics."""
 
     sums: Floats
@@ -78,13 +75,13 @@ class Block:
 
 def measure(reference: Array, candidate: Array, *, dtype: str, atol: float, rtol: float) -> Block:
     """Everything about one block, [rows, length] on both sides and of at most SEGMENT elements."""
-    sides = load(reference, candidate)
-    ranges = [_range(side) for side in sides]
-    if not all(math.isfinite(end) for side in ranges for end in (side.low, side.high)):
-        return _not_finite(*sides)
-    max_abs, mismatches = kernels.deviation(sides[0].reshape(-1), sides[1].reshape(-1), atol, rtol)
-    max_ulp = _max_ulp(*sides, dtype=dtype) if max_abs else 0
-    return Block(row_sums(*sides), ranges[0], ranges[1], max_abs, max_ulp, mismatches)
+    reference, candidate = load(reference, candidate)
+    first, second = _range(reference), _range(candidate)
+    if not all(map(math.isfinite, (first.low, first.high, second.low, second.high))):
+        return _not_finite(reference, candidate)
+    max_abs, mismatches = kernels.deviation(reference.reshape(-1), candidate.reshape(-1), atol, rtol)
+    max_ulp = _max_ulp(reference, candidate, dtype=dtype) if max_abs else 0
+    return Block(row_sums(reference, candidate), first, second, max_abs, max_ulp, mismatches)
 
 
 def summarise(values: Array) -> tuple[Side, Floats]:
@@ -129,7 +126,8 @@ def _loaded(side: Array, place: NDArray[Any]) -> NDArray[Any]:
 
 def _range(side: NDArray[Any]) -> Side:
     """Its smallest and largest value; nan if there is one in it."""
-    return Side(float(np.minimum.reduce(side, axis=None)), float(np.maximum.reduce(side, axis=None)))
+    flat = side.reshape(-1)
+    return Side(float(np.minimum.reduce(flat)), float(np.maximum.reduce(flat)))
 
 
 def _max_ulp(reference: NDArray[Any], candidate: NDArray[Any], *, dtype: str) -> int:

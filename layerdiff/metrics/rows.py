@@ -40,9 +40,11 @@ def _written(value: Array) -> str:
 
 
 def matrices(*sides: Array) -> Iterator[tuple[Array, ...]]:
-    """The sides as views [rows, length], none copied; several where their strides don't allow a single one.
+    """The sides as views [rows, length]; several where their strides don't allow a single one.
 
-    A one-dimensional array is one row, a number is one row of one element, an empty array is nothing.
+    Nothing is copied but where strides leave matrices so small that calls would cost more: they are gathered, at most
+    SEGMENT elements at once. A one-dimensional array is one row, a number is one row of one element, an empty array
+    is nothing.
     """
     if sides[0].size == 0:
         return
@@ -50,6 +52,9 @@ def matrices(*sides: Array) -> Iterator[tuple[Array, ...]]:
         yield tuple(side.reshape(1, -1) for side in sides)
     elif all(_leading_axes_merge(side) for side in sides):
         yield tuple(side.reshape(-1, side.shape[-1]) for side in sides)
+    elif (together := SEGMENT // sides[0][0].size) > 1:
+        for start in range(0, len(sides[0]), together):
+            yield tuple(side[start : start + together].reshape(-1, side.shape[-1]) for side in sides)
     else:
         for parts in zip(*sides, strict=True):
             yield from matrices(*parts)

@@ -82,6 +82,15 @@ def test_rows_with_an_element_that_is_not_finite_have_no_errors(bad):
     assert block.sums[row].sum() == pytest.approx(rest.astype(np.float64).sum(), rel=1e-12)
 
 
+def test_finite_elements_whose_squares_overflow_still_have_a_range():
+    reference = np.array([[1e200, -2.0], [3.0, 4.0]])
+    with np.errstate(over="ignore"):
+        block = measure(reference, -reference, dtype="float32", atol=0.0, rtol=0.0)
+    assert (block.reference.low, block.reference.high, block.candidate.nan_count) == (-2.0, 1e200, 0)
+    assert (block.max_abs, block.mismatches) == (2e200, 4)
+    assert np.isposinf(block.sums[QUANTITIES.index("error_energy"), 0])
+
+
 def test_a_summary_leaves_out_what_is_not_finite():
     values = np.array([[1.0, np.nan, 3.0], [np.inf, -2.0, 0.5]], np.float32)
     side, sums = summarise(values)

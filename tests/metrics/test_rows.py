@@ -44,10 +44,8 @@ def test_groups_cover_every_row_once(count, length):
     [
         np.zeros((3, 4, 5)),
         np.zeros((3, 4, 9))[..., 4:],
-        np.zeros((4, 3, 5)).swapaxes(0, 1),
-        np.zeros((5, 4, 3)).T,
+        np.zeros((3, 2, rows.SEGMENT // 2)).swapaxes(0, 1),
         np.zeros((3, 1, 4, 5))[:, 0],
-        np.zeros((6, 4, 5))[::2],
         np.broadcast_to(np.zeros(5), (3, 4, 5)),
         np.zeros(7),
         np.zeros(14)[::2],
@@ -58,6 +56,23 @@ def test_matrices_never_copy(view):
     parts = [part for (part,) in rows.matrices(view)]
     assert all(part.ndim == 2 and np.shares_memory(part, view) for part in parts)
     assert sum(part.size for part in parts) == view.size
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        np.arange(60.0).reshape(4, 3, 5).swapaxes(0, 1),
+        np.arange(60.0).reshape(5, 4, 3).T,
+        np.arange(120.0).reshape(6, 4, 5)[::2],
+        np.arange(7 * 30 * 1000.0).reshape(7, 30, 1000).swapaxes(0, 1),
+        np.arange(2 * 50 * 40 * 60.0).reshape(2, 50, 40, 60).transpose(0, 2, 1, 3),
+    ],
+)
+def test_small_matrices_are_gathered_in_order_and_bounds(view):
+    parts = [part for (part,) in rows.matrices(view)]
+    assert all(part.ndim == 2 and part.size <= rows.SEGMENT for part in parts)
+    assert len(parts) <= 2 * -(-view.size // rows.SEGMENT)
+    assert np.array_equal(np.concatenate(parts), view.reshape(-1, view.shape[-1]))
 
 
 def test_a_contiguous_tensor_is_one_matrix():
