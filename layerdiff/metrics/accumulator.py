@@ -75,8 +75,9 @@ class Accumulator:
     def update(self, *, reference: Array, candidate: Array, label: str | None = None) -> None:
         """Takes in one pair of tensors.
 
-        A one-dimensional tensor is one row, a number one row of one element. Views are read in place; memory is
-        O(1) in the size of the tensors, time about 2 ns per float32 element.
+        A one-dimensional tensor is one row, a number one row of one element. Views are read in place, or
+        gathered block by block where their strides leave small matrices; memory is O(1) in the size of the tensors,
+        time about 1 ns per float32 element.
 
         Args:
             reference: any floating, integer or bool dtype, [...].
@@ -89,13 +90,15 @@ class Accumulator:
         reference, candidate = np.asarray(reference), np.asarray(candidate)
         check_pair(reference, candidate)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # results here, not accidents
-            collected: list[Floats] = []
-            for first, second in matrices(reference, candidate):
-                for group in groups(*first.shape):
-                    collected.append(self._measured(first[group], second[group]))
-                    if sum(sums[0].size for sums in collected) >= GROUP_ROWS:
-                        self._add(collected, label)
-                        collected = []
+            pairs = matrices(reference, candidate)
+            parts = ((first[rows], second[rows]) for first, second in pairs for rows in groups(*first.shape))
+            collected, count = list[Floats](), 0
+            for first, second in parts:
+                collected.append(self._measured(first, second))
+                count += collected[-1][0].size
+                if count >= GROUP_ROWS:
+                    self._add(collected, label)
+                    collected, count = [], 0
             if collected:
                 self._add(collected, label)
 

@@ -31,9 +31,6 @@ QUANTITIES = (
 
 REFERENCE_ENERGY, ERROR_ENERGY = QUANTITIES.index("reference_energy"), QUANTITIES.index("error_energy")
 
-READ_AS = (np.dtype(np.float32), np.dtype(np.float64))
-"""What the compiled loops take."""
-
 MAGNITUDE = {"float16": np.int32(0x7FFF), "float32": np.int32(0x7FFFFFFF)}
 """The bits of a value that are not its sign."""
 
@@ -114,11 +111,6 @@ def load(*sides: Array) -> list[NDArray[Any]]:
     float64 is the widest: integers beyond 2**53 are rounded. Those that lie so already are not copied; the others
     stay valid until the next call in this thread.
     """
-    dtype = sides[0].dtype
-    if dtype in READ_AS and all(
-        side.dtype == dtype and side.flags.c_contiguous and side.flags.aligned for side in sides
-    ):
-        return list(sides)
     exact = np.result_type(*(side.dtype for side in sides), np.float32)
     scratch: NDArray[Any] = SCRATCH.single if exact == np.float32 else SCRATCH.double
     return [_loaded(side, place) for side, place in zip(sides, scratch, strict=False)]

@@ -13,7 +13,7 @@ from layerdiff.metrics.rows import Array, blocks, check_pair, groups, matrices, 
 
 
 class RelativeL2:
-    """`definitions.relative_l2_error` over any number of pairs; same bits as `Accumulator`'s, none of the others."""
+    """`definitions.relative_l2_error` over any number of pairs; same bits as `Accumulator`'s, and no other metric."""
 
     def __init__(self) -> None:
         self._elements = 0
