@@ -49,6 +49,8 @@ class Stage:
     """From the reference's tensor to this stage, each one of what the one before it leaves."""
     candidate_slices: tuple[Index, ...] = ()
     """The last ones of `slices`: those that the candidate's tensor does not hold already."""
+    log_softmax: bool = False
+    """Whether the candidate's are log-probabilities, which the reference's become before they are compared."""
     some_positive: bool = False
     """Whether the candidate must have a positive value where the reference has one."""
 
@@ -294,6 +296,22 @@ def sliced(value: Array, slices: Sequence[Index]) -> Array:
         require_within(value.shape, index)
         value = value[index]
     return np.atleast_1d(value)
+
+
+def expected_of(truth: Array, stage: Stage) -> Array:
+    """The reference's side of a stage: its tensor or the slice of it, normalised if the candidate's is.
+
+    Raises:
+        IndexError: a slice lies outside of the tensor, or has more axes.
+    """
+    value = sliced(truth, stage.slices) if stage.slices else truth
+    return log_softmax(value).astype(value.dtype) if stage.log_softmax else value
+
+
+def log_softmax(logits: Array) -> Array:
+    """float*[..., W] → float64[..., W]; log-probabilities along the last axis."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
 def require_within(shape: Sequence[int], index: Index) -> None:

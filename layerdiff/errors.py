@@ -73,6 +73,10 @@ class ConversionError(LayerdiffError):
     """coremltools could not convert a module."""
 
 
+class RepairError(LayerdiffError):
+    """A conversion can't be repaired: it is of another model, or no way of rebuilding it passes."""
+
+
 class EngineError(LayerdiffError):
     """An engine failed, or is not available on this machine."""
 

@@ -36,7 +36,7 @@ LEVELS = {
     2: {"binding", "convert", "sources"},
     3: {"align", "capture", "decode", "expose"},
     4: {"audit", "compare", "diagnose", "inspection", "report"},
-    5: {"run", "sweep"},
+    5: {"fix", "run", "sweep"},
     6: {"__init__", "__main__", "cli", "pytest_plugin"},
 }
 
@@ -44,6 +44,7 @@ EXCEPTIONS = {
     ("report", "audit"): "a weights audit is rendered as it is",
     ("report", "inspection"): "what inspect found is rendered as it is",
     ("records", "report"): "lazily: Report.to_frame() makes a pandas frame of the rows that every report shows",
+    ("fix", "run"): "a repair is proved by running the comparison",
     ("__main__", "cli"): "python -m layerdiff is the command line",
     ("outline", "fingerprint"): "a weight of an outline has a fingerprint",
 }

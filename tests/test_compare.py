@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from layerdiff.compare import Stage, StageComparison, Witness, agree, merge_shapes, worst_row
+from layerdiff.compare import (
+    Stage,
+    StageComparison,
+    Witness,
+    agree,
+    expected_of,
+    log_softmax,
+    merge_shapes,
+    worst_row,
+)
 from layerdiff.records import Points
 
 RNG = np.random.default_rng(0)
@@ -187,3 +200,20 @@ def test_the_total_is_that_of_all_clips_together() -> None:
         comparison.update(reference, variants, clip=str(number), points=None, layout="")
     whole = [np.concatenate(side) for side in zip(*sides, strict=True)]
     assert result(comparison).metrics["relative_l2_error"] == pytest.approx(relative(*whole), rel=1e-12)
+
+
+@settings(deadline=None)
+@given(arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 9)), elements=st.floats(-200, 200, width=32)))
+def test_log_probabilities_are_torchs(logits: np.ndarray) -> None:
+    expected = torch.log_softmax(torch.from_numpy(logits).double(), dim=-1).numpy()
+    assert np.allclose(log_softmax(logits), expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(np.exp(log_softmax(logits)).sum(axis=-1), 1, rtol=1e-12)
+
+
+def test_what_is_expected_of_log_probabilities_is_the_normalised_slice() -> None:
+    logits = np.random.default_rng(0).standard_normal((2, 3, 7)).astype(np.float32)
+    stage = Stage("s", "joint", "r", "c", slices=((..., slice(-2, None)),), log_softmax=True)
+    found = expected_of(logits, stage)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, torch.log_softmax(torch.from_numpy(logits[..., -2:]), dim=-1).numpy(), atol=1e-6)
+    assert expected_of(logits, Stage("s", "joint", "r", "c")) is logits

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layerdiff.cli import capture, execute, explain, expose, inspect, run
+from layerdiff.cli import capture, execute, explain, expose, fix, inspect, run
 from layerdiff.cli.app import app
 from layerdiff.cli.ends import exit_code, tolerant_of_closed_pipe
 from layerdiff.cli.run import compare, show
@@ -22,6 +22,7 @@ __all__ = [
     "exit_code",
     "explain",
     "expose",
+    "fix",
     "inspect",
     "main",
     "run",

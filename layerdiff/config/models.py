@@ -220,6 +220,9 @@ class StageConfig(Section):
     """The stage that this one is a slice of."""
     slice: str | None = None
     """The slice in NumPy's notation, e.g. `"..., -5:"`."""
+    log_softmax: bool = False
+    """Whether the candidate's tensor holds log-probabilities along its last axis, where the reference's holds logits:
+    these are normalised before they are compared."""
     expect: ExpectConfig = ExpectConfig()
     component: Annotated[str | None, Field(min_length=1)] = None
     """The component the tensors lie in; without it the first word of the reference's tensor says so."""

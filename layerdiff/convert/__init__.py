@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from layerdiff.convert.conversion import build
+from layerdiff.convert.conversion import build, rebuild_joint
 from layerdiff.convert.recipes import RECIPES, default_stages
 
-__all__ = ["RECIPES", "build", "default_stages"]
+__all__ = ["RECIPES", "build", "default_stages", "rebuild_joint"]

@@ -13,8 +13,10 @@ Lengths and positions therefore stay float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +37,44 @@ LEFT_OUT_PASSES = frozenset({"common::add_int16_cast"})
 QUOTED_LINES = 6
 """How much of what coremltools printed an error quotes."""
 
+TARGET = "iOS17"
+"""The oldest system that runs a package, unless another one is asked for."""
+
+SELECTABLE = "layerdiff.selectable_ops"
+"""Metadata of a rebuilt float16 joint: its ops that can be float16 or float32, as a JSON list of `_described`."""
+
 _TRACE_SEED = 0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a package depends on besides its recipe, the module and the tools."""
+
+    component: str
+    recipe: str
+    precision: str
+    debug: bool = False
+    fixed: bool = False
+    """Whether every flexible dimension is 1."""
+    float32_ops: tuple[str, ...] = ()
+    target: str = TARGET
+
+    @property
+    def title(self) -> str:
+        """`joint (raw_logits, float16)`."""
+        kept = [f"{len(self.float32_ops)} ops in float32"] if self.float32_ops else []
+        return f"{self.component} ({', '.join([*self._recipe, self.precision, *kept])})"
+
+    @property
+    def file_name(self) -> str:
+        """The name of the package in the cache."""
+        words = [self.component, *self._recipe, self.precision, *["debug"] * self.debug, *["fixed"] * self.fixed]
+        return "_".join(words) + ".mlpackage"
+
+    @property
+    def _recipe(self) -> list[str]:
+        """The recipe, where there is a choice."""
+        return [self.recipe] if self.recipe != "plain" else []
 
 
 def build(
@@ -66,67 +105,136 @@ def build(
         OutputError: the cache cannot be written.
     """
     name, recipe = recipes.find(component, config.recipe)
-    title = f"{component} ({name}, {config.precision})" if name != "plain" else f"{component} ({config.precision})"
-    options = {"component": component, "recipe": name, "precision": config.precision, "debug": config.debug}
-    key = {**options, "fixed": fixed, "module": identity(getattr(source, component)), "tools": tools()}
+    options = Options(component, name, config.precision, debug=config.debug, fixed=fixed)
+    return _cached(source, recipe, options, cache=cache, progress=progress)
+
+
+def rebuild_joint(
+    source: Any,
+    recipe: Recipe,
+    *,
+    precision: str,
+    float32_ops: Collection[str] = (),
+    target: str = TARGET,
+    cache: store.Cache | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """The package of a joint with the inputs and outputs that `recipe` names, from the cache or newly converted.
+
+    The ops that can be kept in float32 stand in its metadata, see `SELECTABLE`.
+
+    Args:
+        source: has the module `joint`, which is unchanged afterwards.
+        recipe: inputs, outputs and their `cuts`.
+        precision: float32 or float16.
+        float32_ops: ops that stay float32 in a float16 package, by name.
+        target: the oldest system that has to run it, as `ct.target` names it.
+        cache: where packages are kept; the user's own cache if None.
+        progress: told while something is converted.
+
+    Returns:
+        The path of the `.mlpackage`; read it, don't change it.
+
+    Raises:
+        ConversionError: coremltools could not convert.
+        OutputError: the cache cannot be written.
+    """
+    kept = tuple(sorted(float32_ops))
+    options = Options("joint", "rebuilt", precision, float32_ops=kept, target=target)
+    return _cached(source, recipe, options, cache=cache, progress=progress)
+
+
+def _cached(
+    source: Any, recipe: Recipe, options: Options, *, cache: store.Cache | None, progress: Progress | None
+) -> Path:
+    """The package in the cache, converted first if it isn't there."""
+    module = identity(getattr(source, options.component))
+    chosen = asdict(recipe) if recipe.cuts else {}
+    key = {**asdict(options), "module": module, "tools": tools(), "interface": chosen}
 
     def convert(path: Path) -> None:
-        with _progress(progress, f"converting {title}"), _explained(component, name, config.precision):
-            _convert(source, component, recipe, options={**options, "fixed": fixed}, path=path)
+        with _progress(progress, f"converting {options.title}"), _explained(options):
+            _convert(source, recipe, options, path=path)
 
-    return (cache or store.Cache.default()).entry(key, _file_name(options, fixed=fixed), convert)
-
-
-def _file_name(options: Mapping[str, Any], *, fixed: bool) -> str:
-    words = [options["component"], options["recipe"], options["precision"]]
-    words += ["debug"] * bool(options["debug"]) + ["fixed"] * fixed
-    return "_".join(word for word in words if word != "plain") + ".mlpackage"
+    return (cache or store.Cache.default()).entry(key, options.file_name, convert)
 
 
 # ------------------------------------------------------------------ the conversion
 
 
-def _convert(source: Any, component: str, recipe: Recipe, *, options: Mapping[str, Any], path: Path) -> None:
+def _convert(source: Any, recipe: Recipe, options: Options, *, path: Path) -> None:
     import coremltools as ct
 
-    traced = _trace(source, component, recipe, options=options)
+    traced = _trace(source, recipe, options)
     pipeline = ct.PassPipeline()
     pipeline.remove_passes(LEFT_OUT_PASSES)
-    dims = {dim: _dim(dim, fixed=options["fixed"]) for port in recipe.inputs for dim in port.shape}
+    dims = {dim: _dim(dim, fixed=options.fixed) for port in recipe.inputs for dim in port.shape}
     sizes = _sizes(source, recipe)
-    outputs = recipes.outputs(recipe, source, debug=options["debug"])
+    outputs = recipes.outputs(recipe, source, debug=options.debug)
+    selectable: list[dict[str, Any]] = []
     model = ct.convert(
         traced,
         convert_to="mlprogram",
         inputs=[_tensor_type(port, sizes=sizes, dims=dims) for port in recipe.inputs],
         outputs=[ct.TensorType(name=name, dtype=_dtype(dtype)) for name, dtype in outputs.items()],
-        minimum_deployment_target=ct.target.iOS17,
-        compute_precision=_compute_precision(options["precision"]),
+        minimum_deployment_target=getattr(ct.target, options.target),
+        compute_precision=_compute_precision(options, selectable),
         pass_pipeline=pipeline,
         skip_model_load=True,
     )
-    for key, value in {**options, **tools()}.items():
+    for key, value in {**asdict(options), **tools()}.items():
         model.user_defined_metadata[f"layerdiff.{key}"] = str(value)
+    if recipe.cuts:
+        model.user_defined_metadata[SELECTABLE] = json.dumps(selectable)
     _save(model, path)
 
 
-def _compute_precision(name: str) -> Any:
-    """float16 for every op with a tensor of rank 2 or more; what is below is a length or a position."""
+def _compute_precision(options: Options, selectable: list[dict[str, Any]]) -> Any:
+    """float16 for every op with a tensor of rank 2 or more; what is below is a length or a position.
+
+    Args:
+        options: the precision, and the ops that keep float32.
+        selectable: filled, while the program is converted, with the ops that can be either.
+    """
     import coremltools as ct
 
-    if name == "float32":
+    if options.precision == "float32":
         return ct.precision.FLOAT32
-    return ct.transform.FP16ComputePrecision(op_selector=lambda op: any(len(out.shape) > 1 for out in op.outputs))
+
+    def becomes_float16(op: Any) -> bool:
+        if not any(len(out.shape) > 1 for out in op.outputs):
+            return False
+        if op.op_type != "const":
+            selectable.append(_described(op))
+        return op.name not in options.float32_ops
+
+    return ct.transform.FP16ComputePrecision(op_selector=becomes_float16)
 
 
-def _trace(source: Any, component: str, recipe: Recipe, *, options: Mapping[str, Any]) -> Any:
+def _described(op: Any) -> dict[str, Any]:
+    """Name and type of an op of coremltools, the ops that it reads, and how many values its constants have."""
+    read = [value for bound in op.inputs.values() for value in (bound if isinstance(bound, tuple | list) else [bound])]
+    constants = [value.val for value in read if value.val is not None]
+    makers = [value.op.name for value in read if value.val is None and value.op is not None]
+    # what became float16 before is read through a cast back to float32 at this point of the conversion
+    after = [name.removesuffix("_to_fp32").removesuffix("_cast_fp16") for name in makers]
+    return {
+        "name": op.name,
+        "type": op.op_type,
+        "after": after,
+        "values": sum(getattr(v, "size", 1) for v in constants),
+    }
+
+
+def _trace(source: Any, recipe: Recipe, options: Options) -> Any:
     import torch
 
     from layerdiff.convert import wrappers
 
-    module = getattr(source, component)
-    wrapper = getattr(wrappers, recipe.wrapper)(source, debug=options["debug"])
-    examples = _examples(source, recipe, fixed=options["fixed"])
+    module = getattr(source, options.component)
+    make = getattr(wrappers, recipe.wrapper)
+    wrapper = make(source, recipe.cuts) if recipe.cuts else make(source, debug=options.debug)
+    examples = _examples(source, recipe, fixed=options.fixed)
     with torch.no_grad(), wrappers.export_state(module, **recipe.attributes):
         wrapper.training = False
         return torch.jit.trace(wrapper, examples, strict=False, check_trace=False)
@@ -194,7 +302,7 @@ def _save(model: Any, path: Path) -> None:
 
 
 @contextmanager
-def _explained(component: str, recipe: str, precision: str) -> Iterator[None]:
+def _explained(options: Options) -> Iterator[None]:
     """Nothing that the converters print reaches the user, and what they raise becomes one message."""
     with quiet.third_party() as noise:
         try:
@@ -206,8 +314,8 @@ def _explained(component: str, recipe: str, precision: str) -> Iterator[None]:
                 line for line in (noise.last_lines(QUOTED_LINES), f"{type(error).__name__}: {error}") if line
             )
             raise ConversionError(
-                f"coremltools could not convert the component '{component}'.",
-                where=f"recipe '{recipe}', {precision}",
+                f"coremltools could not convert the component '{options.component}'.",
+                where=f"recipe '{options.recipe}', {options.precision}",
                 detail=said,
                 action="check that the model is of a kind that layerdiff knows; --debug shows all that was printed",
             ) from error

@@ -28,15 +28,31 @@ Dim = int | str | Range
 """A fixed size, the name of a size of the model, or a flexible dimension."""
 
 
+Dtype = Literal["float32", "float16", "int32"]
+"""What an input or output of a package may be of."""
+
+
 @dataclass(frozen=True)
 class Port:
     """One input of a package."""
 
     name: str
-    dtype: Literal["float32", "int32"]
+    dtype: Dtype
     shape: tuple[Dim, ...]
     example: int | Range = 0
     """int32 only: the value with which the module is traced, or the dimension whose size it is."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """An output of a joint that was chosen by name: one of its tensors, or a part of it."""
+
+    tensor: str
+    """As the reference names it: `joint.enc`, `joint.joint_net.0:input`."""
+    part: Literal["whole", "vocabulary", "durations"] = "whole"
+    """Of the logits; the vocabulary has the blank."""
+    log_softmax: bool = False
+    """Whether the part is normalised, by itself."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +62,14 @@ class Recipe:
     wrapper: str
     """Name of the class in `layerdiff.convert.wrappers`."""
     inputs: tuple[Port, ...]
-    outputs: Mapping[str, Literal["float32", "int32"]]
+    outputs: Mapping[str, Dtype]
     """Contract name → dtype, in the order in which the wrapper returns them."""
     taps_before: tuple[str, ...] = ()
     """With `debug`: float32 outputs that the wrapper returns before `outputs`."""
     taps_after: tuple[str, ...] = ()
     """With `debug`: float32 outputs that follow; `layer_*` stands for one per layer of the encoder."""
+    cuts: Mapping[str, Cut] = field(default_factory=dict)
+    """What `outputs` are, for the wrapper that returns any tensor of the joint."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """Attributes of the component that are set while it is traced."""
     stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -95,6 +113,8 @@ _JOINT_STAGES: dict[str, dict[str, Any]] = {
     },
 }
 _TDT_STATE = {"_fuse_loss_wer": False}
+RAW_JOINT = {**_TDT_STATE, "log_softmax": False}
+"""The attributes of a joint that gives what its output layer gives."""
 
 RECIPES: dict[str, dict[str, Recipe]] = {
     "preprocessor": {
@@ -147,7 +167,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
             outputs={"logits": "float32"},
             taps_before=_JOINT_TAPS,
             taps_after=("vocab_logits", "duration_logits"),
-            attributes={**_TDT_STATE, "log_softmax": False},
+            attributes=RAW_JOINT,
             stages=_JOINT_STAGES,
             tap_stages=("encoder_projection", "decoder_projection", "pre_activation", "joint_hidden"),
         ),
@@ -167,7 +187,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
             wrapper="Decision",
             inputs=(Port("encoder", "float32", (1, "D", 1)), Port("decoder", "float32", (1, "P", 1))),
             outputs={"token_id": "int32", "token_prob": "float32", "duration": "int32"},
-            attributes={**_TDT_STATE, "log_softmax": False},
+            attributes=RAW_JOINT,
         ),
     },
 }

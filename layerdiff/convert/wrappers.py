@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from layerdiff.convert.recipes import Cut
+
 
 @dataclass(frozen=True)
 class Tap:
@@ -180,6 +182,54 @@ class Joint(nn.Module):
             logits = self.joint(encoder_outputs=encoder, decoder_outputs=decoder)
         slices = split_logits(self.joint, logits) if self.joint.num_extra_outputs else ()
         return *found.values(), logits, *slices
+
+
+class JointCuts(nn.Module):
+    """encoder float32[B, D, T], decoder float32[B, P, U] → the tensors of the joint that `cuts` names, in its order.
+
+    Tensors behind the sum of both projections are float32[B, T, U, …], parts of the logits along the last axis.
+    """
+
+    def __init__(self, source: Any, cuts: Mapping[str, Cut]) -> None:
+        super().__init__()
+        self.joint = source.joint
+        self._cuts = cuts
+
+    def forward(self, encoder: Tensor, decoder: Tensor) -> tuple[Tensor, ...]:
+        with collected({cut.tensor: joint_tap(self.joint, cut.tensor) for cut in self._cuts.values()}) as found:
+            self.joint(encoder_outputs=encoder, decoder_outputs=decoder)
+        return tuple(self._part(found[cut.tensor], cut) for cut in self._cuts.values())
+
+    def _part(self, value: Tensor, cut: Cut) -> Tensor:
+        if cut.part != "whole":
+            value = split_logits(self.joint, value)[cut.part == "durations"]
+        return log_softmax(value) if cut.log_softmax else value
+
+
+def joint_tap(joint: nn.Module, tensor: str) -> Tap:
+    """The tap of a tensor that is named as the reference names it.
+
+    Raises:
+        ValueError: it is no module of the joint, or another side of it than `input`.
+    """
+    path, _, side = tensor.partition(":")
+    owner, _, inside = path.partition(".")
+    if owner != "joint" or side not in ("", "input"):
+        raise ValueError(f"'{tensor}' is no tensor of the joint that can be an output")
+    try:
+        module = joint.get_submodule(inside)
+    except AttributeError as error:
+        raise ValueError(f"the joint has no module '{inside}'") from error
+    return Tap(module, "input" if side else "output")
+
+
+def log_softmax(value: Tensor) -> Tensor:
+    """float32[..., W] → float32[..., W]; log-probabilities along the last axis, written so that float16 keeps them.
+
+    coremltools turns torch.log_softmax into log(softmax(x)), where float16 loses every probability below 2⁻²⁴.
+    """
+    shifted = value - value.amax(dim=-1, keepdim=True)
+    return shifted - shifted.exp().sum(dim=-1, keepdim=True).log()
 
 
 def joint_taps(joint: Any) -> dict[str, Tap]:

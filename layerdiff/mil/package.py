@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class Package:
     specification_version: int
     member: str = ""
     """Its name in the pipeline that it belongs to, if it does."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What its maker wrote into it, by keys of his own."""
 
     @property
     def name(self) -> str:
@@ -111,7 +113,8 @@ def _program(spec: Any, path: Path, files: _WeightFiles, *, where: str, member: 
         raise PackageError(f"'{path.name}' holds no function.", where=where, action=COPY_AGAIN)
     default = spec.description.defaultFunctionName or ("main" if "main" in program.functions else "")
     default = default or min(program.functions)
-    return Package(path, program, described, default, spec.specificationVersion, member)
+    written = dict(spec.description.metadata.userDefined)
+    return Package(path, program, described, default, spec.specificationVersion, member, written)
 
 
 def _pipeline(spec: Any, path: Path, files: _WeightFiles) -> PipelinePackage:

@@ -72,6 +72,14 @@ def plural(count: int, singular: str, several: str | None = None) -> str:
     return f"{count} {singular if count == 1 else several or singular + 's'}"
 
 
+def size(size_bytes: int) -> str:
+    """`1.19 GB`; decimal units, as packages are sold by."""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size_bytes >= scale:
+            return f"{size_bytes / scale:.3g} {unit}"
+    return f"{size_bytes} B"
+
+
 def clean(text: object) -> str:
     """A text from outside on one line, without anything that a terminal or a spreadsheet would obey."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "" for c in str(text)).strip()

@@ -105,21 +105,13 @@ def _storage_table(part: Part) -> Table:
         table.add_column(header, justify="left" if header == "weights" else "right")
     for stored in part.storage:
         bits = cells.number(round(stored.bits_per_value, 2))
-        numbers = (str(stored.constants), f"{stored.values:,}", size(stored.size_bytes), bits)
+        numbers = (str(stored.constants), f"{stored.values:,}", cells.size(stored.size_bytes), bits)
         table.add_row(Text(cells.clean(stored.stored)), *numbers)
     return table
 
 
 def _plain_table() -> Table:
     return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
-
-
-def size(size_bytes: int) -> str:
-    """`1.19 GB`; decimal units, as packages are sold by."""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size_bytes >= scale:
-            return f"{size_bytes / scale:.3g} {unit}"
-    return f"{size_bytes} B"
 
 
 def _island(island: Island, *, width: int) -> Text:

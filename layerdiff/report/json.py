@@ -33,7 +33,7 @@ def document(report: Report) -> dict[str, Any]:
         "environment": plain(report.environment),
         "reference": plain(report.reference),
         "inputs": plain(report.inputs),
-        "candidates": {_text(name): _candidate(candidate) for name, candidate in report.candidates.items()},
+        "candidates": {_text(name): candidate_document(candidate) for name, candidate in report.candidates.items()},
     }
 
 
@@ -58,7 +58,8 @@ def _text(value: Any) -> str:
     return str(value).encode("utf-8", "backslashreplace").decode("utf-8")  # a lone surrogate can't be written
 
 
-def _candidate(candidate: CandidateResult) -> dict[str, Any]:
+def candidate_document(candidate: CandidateResult) -> dict[str, Any]:
+    """One candidate as plain JSON values."""
     return {
         "status": candidate.status,
         "first_divergence": candidate.first_divergence,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerdiff.align.layouts import Layout, find
-from layerdiff.compare import Stage, sliced
+from layerdiff.compare import Stage, expected_of
 from layerdiff.outline import Outline
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class AlignedStage:
     @property
     def is_whole(self) -> bool:
         """Whether both sides are whole tensors, so that one can take the place of the other."""
-        return not self.stage.slices and self.candidate_part is None
+        return not self.stage.slices and not self.stage.log_softmax and self.candidate_part is None
 
 
 def aligned_stages(alignment: Alignment, *, component: str, reference: Outline) -> list[AlignedStage]:
@@ -89,7 +89,7 @@ class Sides:
         Returns:
             None in the second place if no layout brings the two together.
         """
-        expected = sliced(truth, aligned.stage.slices) if aligned.stage.slices else truth
+        expected = expected_of(truth, aligned.stage)
         part = aligned.candidate_part
         cut = {name: value if part is None else value[part] for name, value in values.items()}
         shown = next(iter(cut.values()))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from layerdiff.align import Alignment, Signature, align
 from layerdiff.align.graph import Graph
 from layerdiff.align.values import signature
-from layerdiff.compare import Stage, StageComparison, sliced
+from layerdiff.compare import Stage, StageComparison, expected_of, sliced
 from layerdiff.errors import EngineError, FeedError, LayerdiffError
 from layerdiff.records import StageResult
 from layerdiff.run.aligned_stages import AlignedStage, Sides, aligned_stages
@@ -235,7 +235,7 @@ class AlignedTrial:
         comparison = self.comparisons[stage.name]
         if not comparison.is_estimated:
             cut.setdefault("float32", cut["declared"])
-        comparison.update(sliced(truth, stage.slices), cut, clip=self._label, points=None, layout="")
+        comparison.update(expected_of(truth, stage), cut, clip=self._label, points=None, layout="")
 
     def _force(self, aligned: AlignedStage, truth: Array, lockstep: Lockstep, values: Mapping[str, Array]) -> None:
         """Lets the forced run go on with the reference's tensor."""

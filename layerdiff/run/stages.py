@@ -84,6 +84,7 @@ def _plain(name: str, entry: StageConfig, parts: Sequence[str]) -> Stage:
         component=cast("Component", found),
         reference=reference,
         candidate=candidate,
+        log_softmax=entry.log_softmax,
         some_positive=bool(entry.expect.some_positive),
     )
 
@@ -98,6 +99,7 @@ def _slice(name: str, entry: StageConfig, parent: Stage) -> Stage:
         parent=parent.name,
         slices=(*parent.slices, index),
         candidate_slices=() if entry.candidate else (*parent.candidate_slices, index),
+        log_softmax=entry.log_softmax,
         some_positive=bool(entry.expect.some_positive),
     )
 

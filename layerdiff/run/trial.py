@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layerdiff.capture import CandidateWalk, Pair, own_values
-from layerdiff.compare import DITHER_SEEDS, Stage, StageComparison, agree, sliced, written
+from layerdiff.compare import DITHER_SEEDS, Stage, StageComparison, agree, expected_of, sliced, written
 from layerdiff.diagnose.decisions import DecisionLens
 from layerdiff.diagnose.evidence import Evidence
 from layerdiff.diagnose.rules import diagnose
@@ -221,7 +221,8 @@ def variants(source: PortableSource) -> dict[str, PortableSource]:
 
 def pair_of(stage: Stage) -> Pair:
     """A stage's tensors as the walk takes them."""
-    return Pair(stage.name, None if stage.parent else stage.reference, stage.candidate)
+    is_same = stage.parent is None and not stage.log_softmax
+    return Pair(stage.name, stage.reference if is_same else None, stage.candidate)
 
 
 def reference_of(truth: Array, stage: Stage) -> Array:
@@ -231,7 +232,7 @@ def reference_of(truth: Array, stage: Stage) -> Array:
         ConfigError: the slice lies outside of the tensor, or holds nothing.
     """
     try:
-        expected = sliced(truth, stage.slices)
+        expected = expected_of(truth, stage)
         problem = "it holds nothing" if truth.size and not expected.size else ""
     except IndexError as error:
         problem = str(error)

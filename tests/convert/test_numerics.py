@@ -171,9 +171,9 @@ def test_encoder_and_its_taps(
 def test_nothing_is_baked_in_by_tracing(reference: Any, component: str, size: int) -> None:
     """The traced module follows the length of its input, before coremltools sees it."""
     recipe = recipes.find(component, "raw_logits")[1]
-    options = {"debug": False, "fixed": False}
+    options = conversion.Options(component, "raw_logits", "float32")
     with quiet.third_party():
-        traced = conversion._trace(reference, component, recipe, options=options)
+        traced = conversion._trace(reference, recipe, options)
     feed = {"audio_signal": speech(size), "audio_length": np.array([size - 150], np.int32)}
     if component == "encoder":
         feed = run_torch(reference, "preprocessor", feed, recipe="raw_logits", debug=False)

@@ -14,6 +14,7 @@ from torch import nn
 from layerdiff import convert
 from layerdiff.config import ConvertConfig
 from layerdiff.convert import wrappers
+from layerdiff.convert.recipes import Cut
 from layerdiff.records import Call
 from layerdiff.sources.nemo import NemoSource
 from layerdiff.store import Cache
@@ -201,3 +202,35 @@ def test_the_default_float16_conversion_of_the_encoder_is_wrong_at_some_lengths(
     ours = convert.build(reference, "encoder", ConvertConfig(precision="float16", debug=False), cache=Cache(tmp_path))
     assert error(tmp_path / "encoder.mlpackage") > 0.02
     assert error(ours) < 0.005
+
+
+def test_cuts_of_a_joint_are_its_tensors(reference: NemoSource) -> None:
+    joint = reference.joint
+    cuts = {
+        "enc": Cut("joint.enc"),
+        "summed": Cut("joint.joint_net.0:input"),
+        "vocabulary": Cut("joint.joint_net.2", "vocabulary"),
+        "durations": Cut("joint.joint_net.2", "durations", log_softmax=True),
+    }
+    encoder, decoder = torch.randn(2, 96, 3), torch.randn(2, 64, 4)
+    with torch.no_grad(), wrappers.export_state(joint, log_softmax=False):
+        enc, summed, vocabulary, durations = wrappers.JointCuts(reference, cuts)(encoder, decoder)
+        logits = joint(encoder_outputs=encoder, decoder_outputs=decoder)
+        projected = joint.enc(encoder.mT), joint.pred(decoder.mT)
+    torch.testing.assert_close(enc, projected[0])
+    torch.testing.assert_close(summed, projected[0][:, :, None] + projected[1][:, None])
+    torch.testing.assert_close(vocabulary, logits[..., :-5])
+    torch.testing.assert_close(durations, torch.log_softmax(logits[..., -5:], dim=-1))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        ("encoder.layers.0", "is no tensor of the joint"),
+        ("joint.enc:1", "is no tensor of the joint"),
+        ("joint.nothing", "has no module 'nothing'"),
+    ],
+)
+def test_what_is_no_tensor_of_the_joint_is_refused(reference: NemoSource, tensor: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        wrappers.joint_tap(reference.joint, tensor)

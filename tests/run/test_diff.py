@@ -140,3 +140,21 @@ def test_what_cannot_be_compared_is_refused(options: dict[str, Any], said: str, 
     with pytest.raises(LayerdiffError) as caught:
         layerdiff.diff(**asked)
     assert said in str(caught.value)
+
+
+def test_log_probabilities_are_held_to_normalised_logits(models: dict[str, Any]) -> None:
+    class Normalised(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.log_softmax(self.net(x), dim=-1)
+
+    found = {}
+    for is_normalised in (False, True):
+        stage = {"reference": "down", "candidate": "/log_softmax", "log_softmax": is_normalised}
+        candidates = {"it": Normalised().eval()}
+        report = layerdiff.diff(reference=models["module"], candidates=candidates, feed={"x": X}, stages={"out": stage})
+        found[is_normalised] = report.status
+    assert found == {False: "fail", True: "pass"}
