@@ -291,7 +291,30 @@ class DurationAnalysis:
     frame_advance_flips: int
     flips: tuple[Flip, ...] = ()
     """The first flips in order of clip and point; the counts above are complete."""
+    decisions: tuple[Mapping[str, Any], ...] = field(default=(), repr=False, compare=False)
+    """The decisions at every point, one table per call: column → text, or array of one value per point."""
+    near_ties: int = 0
+    """Of all flips those at which the reference itself hardly prefers its choice."""
+    reference_zero_durations: int = 0
+    """Points at which the reference chooses the duration 0: it stays at its frame."""
+    candidate_zero_durations: int = 0
+    reference_frames_per_step: float | None = None
+    """Mean number of frames by which a decision advances; None without points."""
+    candidate_frames_per_step: float | None = None
+    token_end_shift_s: float | None = None
+    """By how much later tokens of the reference end for the candidate, on average, in s; None without tokens."""
     summary: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that is known of a package before it is run."""
+
+    kind: str
+    """Stable identifier: `wrong_width`, `missing_bias`, or a hazard of `layerdiff inspect`."""
+    place: str
+    """A tensor of the package."""
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -310,6 +333,8 @@ class CandidateResult:
     """Engine, package paths, declared precision, recipe."""
     alignment: AlignmentSummary | None = None
     """None where the stages were given."""
+    checks: tuple[Check, ...] = ()
+    """What its packages are known for before they run; not all of it does harm."""
 
 
 @dataclass(frozen=True)
@@ -350,43 +375,6 @@ class Report:
         from layerdiff.report.rows import stage_frame
 
         return stage_frame(self)
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One way of rebuilding a package, and what came of it."""
-
-    way: str
-    """One of `fix.WAYS`."""
-    float32_ops: tuple[str, ...]
-    """The ops that were kept in float32, by the name that coremltools gives them."""
-    status: Status
-    reason: str
-    """Why it does not pass; empty if it does."""
-
-
-@dataclass(frozen=True)
-class Repair:
-    """A package that was rebuilt, with the proof that it is right now."""
-
-    package: str
-    """Where it is."""
-    replaces: str
-    """The package that was at fault."""
-    before: CandidateResult
-    after: CandidateResult
-    attempts: tuple[Attempt, ...]
-    """In the order in which they were built and compared."""
-    float32_ops: tuple[str, ...]
-    """The ops that had to stay float32, each as `linear 'linear_0' (joint.enc)`."""
-    interface: tuple[str, ...]
-    """What differs in inputs and outputs, in words; empty if it can take the old one's place as it is."""
-    weights: tuple[int, int]
-    """How many of the checkpoint's weights are in it unchanged, of how many."""
-    bytes_before: int
-    bytes_after: int
-    bytes_of_float32_ops: int
-    """By how much the ops that stay float32 make it larger."""
 
 
 def worst_status(statuses: list[Status]) -> Status:

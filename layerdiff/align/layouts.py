@@ -96,7 +96,9 @@ def plain(*, reference: int, candidate: int) -> Layout:
     return Layout(tuple(range(candidate)), tuple(range(reference)))
 
 
-def find(*, reference: Array, candidate: Array, padded: bool = True) -> tuple[Layout | None, float]:
+def find(
+    *, reference: Array, candidate: Array, padded: bool = True, is_returned: bool = False
+) -> tuple[Layout | None, float]:
     """The layout under which the two tensors agree best, and their relative L2 error under it.
 
     The plain layout is taken where it fits and no other one brings the tensors clearly nearer.
@@ -105,13 +107,18 @@ def find(*, reference: Array, candidate: Array, padded: bool = True) -> tuple[La
         reference: any array.
         candidate: any array.
         padded: whether the candidate was fed a longer input, so that a surplus says nothing.
+        is_returned: whether both are what the models return: then axes of equal shapes are not exchanged, as whoever
+            calls the model would not do it either.
 
     Returns:
         (None, inf) if no layout brings the shapes together.
     """
     best: Layout | None = None
     error = inf
+    is_plain = is_returned and reference.shape == candidate.shape
     for layout in possible(reference.shape, candidate.shape):
+        if is_plain and not layout.is_plain:
+            continue
         found = distance(reference, candidate, layout)
         if best is None or found < error * (CLEARLY if best.is_plain else 1.0):
             best, error = layout, found

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-ORDER = ("run", "inspect", "capture", "convert", "expose", "explain", "fix", "exec")
+ORDER = ("run", "inspect", "capture", "convert", "expose", "explain", "headroom", "fix", "exec")
 """The commands as the help lists them: what most people look for first."""
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from layerdiff.config import Config
     from layerdiff.fix.swift import SwiftChange
-    from layerdiff.records import CandidateResult, Repair
+    from layerdiff.records import CandidateResult
+    from layerdiff.repairs import Repair
 
 WAYS = ("raw_logits", "separate_heads", "log_softmax")
 """Those of `layerdiff.fix`, which the help lists without importing it."""

@@ -1,4 +1,4 @@
-"""What an error does to the decisions of a token-and-duration transducer (TDT).
+"""What an error does to the decisions of a transducer, with durations (TDT) or without (RNN-T).
 
 At every point the joint's logits decide a token (argmax over vocabulary and blank), a duration (argmax
 over the last D outputs) and with them how many frames decoding advances. argmax does not change when all
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -40,7 +40,10 @@ class Side:
 
 def decide(logits: Array, durations: Array, *, frames: Sequence[int], blank: int) -> Side:
     """float[N, V+1] token logits and float[N, D] duration logits → decisions."""
-    token, duration = logits.argmax(-1), durations.argmax(-1)
+    token = logits.argmax(-1)
+    if not len(frames):  # a plain transducer goes on by a frame at every blank
+        return Side(token, np.zeros_like(token), (token == blank).astype(np.int64))
+    duration = durations.argmax(-1)
     advance = np.asarray(frames)[duration]
     return Side(token, duration, np.where((token == blank) & (advance == 0), 1, advance))
 
@@ -59,6 +62,8 @@ class DecisionLens:
     frames: tuple[int, ...]
     """Frames that each duration stands for."""
     blank: int
+    is_ctc: bool = False
+    """Whether every point is a frame of its own, so that nothing advances."""
     points: int = 0
     reference_all_negative: int = 0
     candidate_all_negative: int = 0
@@ -68,6 +73,17 @@ class DecisionLens:
     lost_at_slice: int = 0
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("token", "duration", "frame_advance"), 0))
     flips: list[Flip] = field(default_factory=list)
+    near_ties: int = 0
+    zero_durations: list[int] = field(default_factory=lambda: [0, 0])
+    """Decisions for the duration 0, of the reference and of the candidate."""
+    advanced: list[int] = field(default_factory=lambda: [0, 0])
+    """Frames that all decisions together advance by."""
+    tables: list[Mapping[str, Any]] = field(default_factory=list)
+    """The decisions at every point, call by call."""
+    tokens: int = 0
+    """Points at which the reference emits a token."""
+    shift_s: float = 0.0
+    """By how much later the candidate lets these tokens end, summed, in seconds."""
 
     def update(
         self, *, reference: Array, candidate: Array, candidate_durations: Array, points: Points, clip: str
@@ -83,6 +99,10 @@ class DecisionLens:
         """
         width = len(self.frames)
         reference, candidate = reference.reshape(-1, reference.shape[-1]), candidate.reshape(-1, candidate.shape[-1])
+        if not width:
+            self.points += len(reference)
+            self._count_flips(reference, candidate, candidate[:, :0], points, clip)
+            return
         offered = candidate_durations.reshape(-1, width)
         lost = (reference[:, -width:].max(-1) > 0) & (offered.max(-1) <= 0)
         self.points += len(reference)
@@ -106,19 +126,48 @@ class DecisionLens:
         )
 
     def _count_flips(self, reference: Array, candidate: Array, offered: Array, points: Points, clip: str) -> None:
-        width = len(self.frames)
-        ours = decide(reference[:, :-width], reference[:, -width:], frames=self.frames, blank=self.blank)
-        theirs = decide(candidate[:, :-width], offered, frames=self.frames, blank=self.blank)
-        token_margin, duration_margin = margins(reference[:, :-width]), margins(reference[:, -width:])
+        split = reference.shape[-1] - len(self.frames)
+        ours = decide(reference[:, :split], reference[:, split:], frames=self.frames, blank=self.blank)
+        theirs = decide(candidate[:, :split], offered, frames=self.frames, blank=self.blank)
+        if not self.is_ctc:
+            self._count_advances(ours, theirs, points)
+        self._note_points(ours, theirs, points, clip, offered, margins(reference[:, :split]))
+        token_margin = margins(reference[:, :split])
+        duration_margin = margins(reference[:, split:]) if len(self.frames) > 1 else token_margin
         for kind, mine, other, margin in (
             ("token", ours.tokens, theirs.tokens, token_margin),
             ("duration", ours.durations, theirs.durations, duration_margin),
             ("frame_advance", ours.advances, theirs.advances, np.minimum(token_margin, duration_margin)),
         ):
-            rows = np.flatnonzero(mine != other)
+            rows = np.flatnonzero(mine != other) if kind == "token" or not self.is_ctc else np.arange(0)
             self.counts[kind] += len(rows)
+            self.near_ties += int((margin[rows] < NEAR_TIE).sum())
             room = max(0, FLIPS_SHOWN - len(self.flips))
             self.flips += [_flip(kind, row, mine, other, margin, points, clip) for row in rows[:room].tolist()]
+
+    def _note_points(self, ours: Side, theirs: Side, points: Points, clip: str, offered: Array, margin: Array) -> None:
+        table: dict[str, Any] = {"clip": clip, "frame": points.frames, "time_s": points.frames * points.frame_s}
+        table |= {"step": points.steps, "reference_token": ours.tokens, "candidate_token": theirs.tokens}
+        table["reference_token_margin"] = margin
+        if self.frames:
+            chosen = [np.asarray(self.frames)[side.durations] for side in (ours, theirs)]
+            table |= {"reference_duration": chosen[0], "candidate_duration": chosen[1]}
+            table["candidate_all_negative"] = offered.max(-1) < 0
+        self.tables.append(table)
+
+    def _count_advances(self, ours: Side, theirs: Side, points: Points) -> None:
+        chosen = [
+            np.asarray(self.frames)[side.durations] if self.frames else side.durations + 1 for side in (ours, theirs)
+        ]
+        for index, (side, duration) in enumerate(zip((ours, theirs), chosen, strict=True)):
+            self.zero_durations[index] += int((duration == 0).sum())
+            self.advanced[index] += int(side.advances.sum())
+        emits = ours.tokens != self.blank
+        self.tokens += int(emits.sum())
+        self.shift_s += float((chosen[1] - chosen[0])[emits].sum()) * points.frame_s
+
+    def _mean_advance(self, side: int) -> float | None:
+        return self.advanced[side] / self.points if self.points and not self.is_ctc else None
 
     def result(self, stage: str, *, parent: str) -> DurationAnalysis:
         """The analysis; `stage` holds the duration logits, `parent` all logits."""
@@ -137,6 +186,13 @@ class DecisionLens:
             duration_flips=self.counts["duration"],
             frame_advance_flips=self.counts["frame_advance"],
             flips=tuple(self.flips),
+            decisions=tuple(self.tables),
+            near_ties=self.near_ties,
+            reference_zero_durations=self.zero_durations[0],
+            candidate_zero_durations=self.zero_durations[1],
+            reference_frames_per_step=self._mean_advance(0),
+            candidate_frames_per_step=self._mean_advance(1),
+            token_end_shift_s=self.shift_s / self.tokens if self.tokens and self.frames else None,
             summary=summarise(self),
         )
 
@@ -160,17 +216,45 @@ def _flip(kind: str, row: int, mine: Array, other: Array, margin: Array, points:
 
 
 def summarise(lens: DecisionLens) -> str:
-    """One plain sentence: what became negative, and whether any decision changes."""
+    """One plain sentence or two: what became negative, whether any decision changes, and what that does to times."""
+    return f"{_signs(lens)}{_changes(lens)}{_times(lens)}"
+
+
+def _signs(lens: DecisionLens) -> str:
     negative, points = lens.candidate_all_negative, lens.points
+    if not lens.frames:
+        return ""
     if negative == points and points:
         sign = "all duration logits are negative at every point"
     elif negative:
         sign = f"all duration logits are negative at {negative} of {points} points"
     else:
         sign = "no point has only negative duration logits"
-    sign += f" (reference: {lens.reference_all_negative})"
+    return f"{sign} (reference: {lens.reference_all_negative})"
+
+
+def _changes(lens: DecisionLens) -> str:
+    signs = bool(lens.frames)
     if not any(lens.counts.values()):
-        return f"{sign}, {'but ' if negative > lens.reference_all_negative else ''}no decision changes"
+        but = "but " if lens.candidate_all_negative > lens.reference_all_negative else ""
+        return f", {but}no decision changes" if signs else f"no decision changes at {lens.points} points"
     changed = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in lens.counts.items() if count)
-    near = all(flip.margin < NEAR_TIE for flip in lens.flips) and len(lens.flips) == sum(lens.counts.values())
-    return f"{sign}; decisions that change: {changed}" + (" (near-ties)" if near else "")
+    near = lens.near_ties == sum(lens.counts.values())
+    first = lens.flips[0]
+    place = f"first in {first.clip} at {first.time_s:.2f} s, step {first.step}"
+    return f"{'; ' if signs else ''}decisions that change: {changed}{' (near-ties)' if near else ''}, {place}"
+
+
+def _times(lens: DecisionLens) -> str:
+    """What changed durations do to frames and to the ends of tokens."""
+    zeros, points = lens.zero_durations, lens.points
+    if not lens.frames or not lens.counts["duration"] or not points:
+        return ""
+    said = ""
+    if 0 in lens.frames and zeros[0] != zeros[1]:
+        ours, theirs = (f"{count / points:.0%}" for count in zeros)
+        said = f"; {theirs} of the steps choose duration 0 (reference {ours})"
+    shift_ms = 1000 * lens.shift_s / lens.tokens if lens.tokens else 0.0
+    if abs(shift_ms) >= 1:
+        said += f"; tokens end {abs(shift_ms):.0f} ms {'early' if shift_ms < 0 else 'late'} on average"
+    return said

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,15 @@ class Evidence:
     """Role → what the reference's op holds."""
     sources: tuple[Array, ...] = ()
     """The reference's tensors of the stages that this one is computed from, with nothing compared in between."""
+    held: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
+    """Role → float64 weight as it should be and as the candidate's op holds it, in the reference's layout."""
+    rerun: Callable[[Mapping[str, Array]], Array | None] | None = None
+    """Runs the candidate's op with other weights, by their roles; its result in the reference's layout, None if it
+    can't be run."""
+    states: tuple[str, ...] = ()
+    """The reference's inputs that hold what an earlier call has left."""
+    with_zeros: Callable[[Collection[str]], Array | None] | None = None
+    """The reference's tensor where some of its states are zero."""
     first_channel: int | None = None
     """Of evidence that is confined to some channels, the first one of the whole tensor; None if it is all of it."""
 
@@ -57,6 +66,11 @@ class Evidence:
         """Whether both sides have one shape, more than one channel, and nothing but finite numbers."""
         same = self.reference.shape == self.candidate.shape and self.reference.size > 0
         return same and bool(np.isfinite(self.reference).all() and np.isfinite(self.candidate).all())
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether both sides are nothing but zeros and ones."""
+        return all(bool(np.isin(side, (0, 1)).all()) for side in (self.reference, self.candidate))
 
 
 Rule = Callable[[Evidence], Finding | None]
@@ -117,7 +131,7 @@ def confined(evidence: Evidence) -> Evidence:
     A fault of five duration logits among a thousand others is then looked at as if there were nothing else.
     """
     axis = evidence.channel_axis
-    if not evidence.can_be_subtracted:
+    if not evidence.can_be_subtracted or evidence.is_mask:
         return evidence
     reference, candidate = both(evidence)
     error = np.square(candidate - reference).sum(axis=0)
@@ -134,6 +148,9 @@ def confined(evidence: Evidence) -> Evidence:
         weights={role: w[first:last] for role, w in evidence.weights.items() if w.ndim and len(w) == len(error)},
         operands=(),
         sources=(),
+        held={},
+        rerun=None,
+        states=(),
         first_channel=first,
     )
 

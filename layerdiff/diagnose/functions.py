@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,20 +77,34 @@ def activation(evidence: Evidence) -> Finding | None:
 
 
 def activation_before(evidence: Evidence) -> Finding | None:
-    """The same of a function between the last stage and a linear op, which has no stage of its own."""
-    weight = evidence.weights.get("weight")
-    if evidence.kind != "linear" or weight is None or weight.ndim != 2 or not evidence.can_be_subtracted:
+    """The same of a function between the last stage and this op, which has no stage of its own."""
+    if not evidence.can_be_subtracted:
         return None
-    bias = evidence.weights.get("bias", np.zeros(1))
-    for operand in evidence.operands[:1]:
+    for operand, after in _readings(evidence):
         for source in evidence.sources:
-            if source.shape == operand.shape and operand.shape[-1] == weight.shape[1]:
-                found = _exchanged(
-                    evidence, source, operand, lambda values: values @ weight.T.astype(np.float64) + bias
-                )
+            if source.shape == operand.shape:
+                found = _exchanged(evidence, source, operand, after)
                 if found:
                     return found
     return None
+
+
+def _readings(evidence: Evidence) -> Iterator[tuple[Array, Callable[[Array], Array]]]:
+    """The op's operands, each with what the op makes of another value in its place; of ops that are told so easily."""
+    weight, operands = evidence.weights.get("weight"), evidence.operands
+    bias = evidence.weights.get("bias", np.zeros(1))
+    if evidence.kind == "linear" and weight is not None and weight.ndim == 2 and operands:
+        if operands[0].shape[-1] == weight.shape[1]:
+            yield operands[0], lambda values: values @ weight.T.astype(np.float64) + bias
+    elif evidence.kind == "conv" and weight is not None and operands:
+        shape = (-1, *[1] * (operands[0].ndim - 2))
+        if weight.shape[1] == operands[0].shape[1] and all(length == 1 for length in weight.shape[2:]):
+            mixed = weight.reshape(len(weight), -1).astype(np.float64)
+            yield operands[0], lambda values: np.einsum("oc,nc...->no...", mixed, values) + bias.reshape(shape)
+    elif evidence.kind in ("mul", "add") and len(operands) == 2:
+        combine = np.multiply if evidence.kind == "mul" else np.add
+        for one, other in (operands, operands[::-1]):
+            yield one, partial(combine, other.astype(np.float64))
 
 
 def _exchanged(evidence: Evidence, operand: Array, expected: Array, after: Callable[[Array], Array]) -> Finding | None:

@@ -140,6 +140,8 @@ def wrong_output_width(evidence: Evidence) -> Finding | None:
 def length_mask(evidence: Evidence) -> Finding | None:
     """From some frame on one side is zero and the other is not; before it both agree."""
     axis = frame_axis(evidence) if evidence.can_be_subtracted else None
+    if axis is None and evidence.can_be_subtracted and evidence.is_mask:
+        axis = int(np.argmax(evidence.reference.shape))  # the mask itself, which has no channels
     if axis is None:
         return None
     moved = [np.moveaxis(side.astype(np.float64), axis, 0) for side in (evidence.reference, evidence.candidate)]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from layerdiff.diagnose.evidence import Evidence, channels_of, finding, rows_of
+from layerdiff.diagnose.evidence import Evidence, channels_of, finding, removed, rows_of
 from layerdiff.records import Finding
 
 FLOAT16_MAX = 65504.0
+LOG_LARGEST = 10.39
+"""Where the Neural Engine's exp(x) was seen to overflow, a little below log(65504) = 11.09 (coremltools #2687)."""
+EXPONENTIAL = frozenset({"softplus", "logsumexp"})
+"""Kinds of op that may be computed by way of exp(x)."""
 
 
 def nan_source(evidence: Evidence) -> Finding | None:
@@ -30,23 +34,53 @@ def nan_source(evidence: Evidence) -> Finding | None:
 
 
 def overflow(evidence: Evidence) -> Finding | None:
-    """The candidate is infinite, or sits at float16's largest number, where the reference goes beyond it."""
+    """The candidate is infinite, or sits at float16's largest number, where the reference goes beyond it.
+
+    Where the program is right in float32, an infinity that the reference does not come near is an intermediate result.
+    """
     reference, candidate = evidence.reference, evidence.candidate
     if reference.shape != candidate.shape or np.isnan(candidate).any():
         return None
     size = np.abs(candidate.astype(np.float64))
     stopped = (np.isposinf(size) | (size == FLOAT16_MAX)) & np.isfinite(reference)
     beyond = np.abs(reference.astype(np.float64)) > FLOAT16_MAX
-    explained = stopped & beyond
-    count = int(explained.sum())
+    error, limit = evidence.conversion_error, evidence.conversion_limit
+    inside = error is not None and limit is not None and error <= limit and not (stopped & beyond).any()
+    count = int(stopped.sum() if inside else (stopped & beyond).sum())
+    said = f"{count} of {reference.size} values lie beyond float16's {FLOAT16_MAX:g}"
+    if inside:
+        said = f"an intermediate result of {count} of {reference.size} values lies beyond float16's {FLOAT16_MAX:g}"
     return finding(
         evidence,
         "overflow",
         count / max(1, int(stopped.sum())) if count else 0.0,
-        f"{count} of {reference.size} values lie beyond float16's {FLOAT16_MAX:g}",
+        f"{said}, though they themselves don't" if inside else said,
         "keep this op in float32 (`ct.transform.FP16ComputePrecision(op_selector=…)`), or scale its operands down",
         overflowed=count,
+        is_intermediate=inside,
         reference_absmax=float(np.abs(reference[np.isfinite(reference)]).max(initial=0.0)),
+    )
+
+
+def exponential_overflow(evidence: Evidence) -> Finding | None:
+    """An op that computes exp(x) inside is wrong exactly where that goes beyond float16."""
+    if evidence.kind not in EXPONENTIAL or not evidence.operands or not evidence.can_be_subtracted:
+        return None
+    operand = evidence.operands[0]
+    if operand.shape != evidence.reference.shape:
+        return None
+    error = evidence.candidate.astype(np.float64) - evidence.reference
+    inside = operand < LOG_LARGEST
+    wrong = int((~inside).sum())
+    return finding(
+        evidence,
+        "overflow",
+        removed(error, np.where(inside, error, 0.0)) if wrong else 0.0,
+        f"{wrong} of {operand.size} values are wrong, all of them where exp(x) is too large for float16, from "
+        f"{operand[~inside].min(initial=np.inf):.4g} on",
+        "compute it as max(x, 0) + log(1 + exp(-|x|)), or keep the op in float32",
+        overflowed=wrong,
+        is_intermediate=True,
     )
 
 
@@ -62,7 +96,9 @@ def underflow_log_zero(evidence: Evidence) -> Finding | None:
     spread = float(np.ptp(reference[on_it]))
     if on_it.sum() < 2 or spread == 0 or on_it.all() or floor > -16:
         return None
-    rest = np.where(on_it, 0.0, candidate - reference)
+    # just above the floor a probability has few bits left
+    coarse = np.log(2.0**-126 if abs(floor - np.log(2.0**-149)) < 1 else 2.0**-14)
+    rest = np.where(on_it | (reference < coarse), 0.0, candidate - reference)
     error = np.where(np.isinf(candidate), 2 * abs(reference).max(), candidate - reference)
     share = 1.0 - float(np.linalg.norm(rest) / np.linalg.norm(error))
     return finding(
@@ -97,6 +133,56 @@ def constant_output(evidence: Evidence) -> Finding | None:
         "an input of this op does not reach it: look for a constant that tracing baked in (a mask, a length, a state)",
         rows=len(candidate),
     )
+
+
+def stale_state(evidence: Evidence) -> Finding | None:
+    """The candidate gives what the reference gives where one of its states, or all of them, are zero."""
+    if not evidence.can_be_subtracted or evidence.with_zeros is None:
+        return None
+    alone = [(state,) for state in evidence.states]
+    for states in alone + ([evidence.states] if len(alone) > 1 else []):
+        forgotten = evidence.with_zeros(states)
+        if forgotten is None or forgotten.shape != evidence.reference.shape:
+            continue
+        error = evidence.candidate.astype(np.float64) - evidence.reference
+        named = " and ".join(f"'{state}'" for state in states)
+        found = finding(
+            evidence,
+            "stale_state",
+            removed(error, evidence.candidate.astype(np.float64) - forgotten),
+            f"the candidate takes {named} for zero: the reference does the same if it is fed zeros there",
+            "feed the state that the call before has returned, and check that the conversion kept it as an input",
+            states=list(states),
+        )
+        if found:
+            return found
+    return None
+
+
+def constant_operand(evidence: Evidence) -> Finding | None:
+    """Of a sum of two tensors one is a constant in the candidate: without the other one, the same row everywhere."""
+    if evidence.kind != "add" or len(evidence.operands) != 2 or not evidence.can_be_subtracted:
+        return None
+    reference, candidate = evidence.reference.astype(np.float64), evidence.candidate.astype(np.float64)
+    for place, operand in enumerate(evidence.operands):
+        try:
+            rest = channels_of(candidate - operand, evidence.channel_axis)
+        except ValueError:
+            continue
+        other = evidence.operands[1 - place]
+        if np.ptp(channels_of(other, evidence.channel_axis), axis=0).max() == 0:
+            continue
+        found = finding(
+            evidence,
+            "constant_output",
+            removed(candidate - reference, rest - rest.mean(axis=0)),
+            f"operand {1 - place} of the sum is a constant in the candidate",
+            "look for a constant that tracing baked in (a mask, a length, a state, another tensor's value)",
+            operand=1 - place,
+        )
+        if found:
+            return found
+    return None
 
 
 def integer_overflow(evidence: Evidence) -> Finding | None:

@@ -15,7 +15,8 @@ from layerdiff.fix.publishing import publish
 from layerdiff.fix.rebuilding import Rebuilding
 from layerdiff.fix.same_model import require_same_model
 from layerdiff.fix.subject import opened, require_free, require_repairable, target_of
-from layerdiff.records import CandidateResult, Repair
+from layerdiff.records import CandidateResult
+from layerdiff.repairs import Repair
 from layerdiff.sources.nemo import NemoSource
 
 if TYPE_CHECKING:

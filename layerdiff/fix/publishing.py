@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from layerdiff.errors import OutputError
 from layerdiff.fix.float32_ops import bytes_of
 from layerdiff.fix.same_model import audit_of, held
-from layerdiff.fix.stages import inner_tensors
 from layerdiff.fix.subject import require_free
-from layerdiff.records import CandidateResult, Repair
+from layerdiff.records import CandidateResult
+from layerdiff.repairs import Repair
 from layerdiff.run.candidates import load_program
+from layerdiff.run.joint_tensors import inner_tensors
 
 if TYPE_CHECKING:
     from layerdiff.fix.rebuilding import Rebuilt

@@ -12,7 +12,8 @@ from layerdiff.errors import RepairError
 from layerdiff.fix.float32_ops import Group, ever_fewer, selectable
 from layerdiff.fix.interface import WAYS, recipe_of, system_of
 from layerdiff.fix.stages import stages_after
-from layerdiff.records import Attempt, CandidateResult
+from layerdiff.records import CandidateResult
+from layerdiff.repairs import Attempt
 from layerdiff.run.candidates import load_program
 from layerdiff.run.stages import resolve
 
@@ -66,7 +67,7 @@ class Rebuilding:
         raise RepairError(
             "no way of rebuilding the joint passes.",
             where=str(self.subject.model.path),
-            detail="\n".join(f"{attempt.way}: {attempt.reason}" for attempt in self.attempts),
+            detail="\n".join(dict.fromkeys(f"{attempt.way}: {attempt.reason}" for attempt in self.attempts)),
             action="Nothing was written; `layerdiff run` with a `convert:` candidate shows every stage.",
         )
 

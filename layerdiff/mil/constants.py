@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from layerdiff.errors import FeedError
 from layerdiff.mil.memory import require_room
 from layerdiff.mil.ops import kernel_of
 from layerdiff.mil.ops.signature import AS_PARAMETER, Out, Parameter
@@ -38,9 +39,14 @@ class Constants:
     budget_bytes: int = BUDGET_BYTES
     used_bytes: int = 0
     kept: dict[tuple[Constant, torch.dtype, int | None, Rounding], Tensor] = field(default_factory=dict)
+    replaced: Mapping[str, Array] = field(default_factory=dict)
+    """Values in the place of those that the program holds, by the constants' names."""
 
     def tensor(self, constant: Constant, precision: Precision) -> Tensor:
         """The constant as the engine computes with it; kept if there is room."""
+        if constant.name in self.replaced:
+            value = torch.from_numpy(np.ascontiguousarray(self.replaced[constant.name]))
+            return value.to(precision.held(constant.type.dtype))
         key = self._key(constant, precision)
         if key not in self.kept:
             decoded = _decoded(constant, precision)
@@ -66,6 +72,21 @@ class Constants:
         held = precision.held(constant.type.dtype)
         stored = constant.decompressed_by is None and bits_per_value(constant.type.dtype) == held.itemsize * 8
         return 0 if stored else prod(constant.shape) * held.itemsize
+
+
+def exchanged(known: Mapping[str, Constant], values: Mapping[str, Array], *, where: str) -> Constants:
+    """Constants with other values in the place of some, which are not rounded to the dtype that is declared.
+
+    Raises:
+        FeedError: there is no such constant, or it has another shape.
+    """
+    for name, value in values.items():
+        if name not in known:
+            raise FeedError(f"'{name}' is no constant.", where=where)
+        if tuple(value.shape) != tuple(known[name].shape):
+            detail = f"expected {list(known[name].shape)}, got {list(value.shape)}"
+            raise FeedError(f"the constant '{name}' has another shape.", where=where, detail=detail)
+    return Constants(replaced=dict(values))
 
 
 def _decoded(constant: Constant, precision: Precision) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from layerdiff.errors import EngineError, FeedError, PackageError
 from layerdiff.mil.census import Anomaly, anomalies
-from layerdiff.mil.constants import BUDGET_BYTES, Constants
+from layerdiff.mil.constants import BUDGET_BYTES, Constants, exchanged
 from layerdiff.mil.engine import Engine, every_op
 from layerdiff.mil.features import TensorSpec
 from layerdiff.mil.feed import checked, checked_injection, checked_state, filled, require_mapping
@@ -264,6 +264,11 @@ class Model:
     def with_precision(self, precision: str, *, dither_seed: int | None = None) -> Model:
         """The same model under another policy; program, weights and decoded constants are shared."""
         return Model(self.package, self.graph, Precision(precision, dither_seed), self._constants)
+
+    def with_constants(self, values: Mapping[str, Array]) -> Model:
+        """The same model with other values for some constants, by their names; see `constants.exchanged`."""
+        changed = exchanged(self.graph.function.block.constants, values, where=self.package.name)
+        return Model(self.package, self.graph, self.precision, changed)
 
     @property
     def last_integer_overflows(self) -> dict[str, int]:

@@ -22,6 +22,30 @@ def render(report: Report) -> str:
     return text.getvalue()
 
 
+def render_decisions(report: Report) -> str:
+    """`decisions.csv`: one row per candidate and point; empty if no candidate makes decisions."""
+    tables = [
+        (candidate.name, table)
+        for candidate in report.candidates.values()
+        if candidate.tdt is not None
+        for table in candidate.tdt.decisions
+    ]
+    if not tables:
+        return ""
+    columns = list(dict.fromkeys(name for _, table in tables for name in table))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["candidate", *columns])
+    for candidate, table in tables:
+        values = {
+            name: [value] * len(table["frame"]) if isinstance(value, str) else value.tolist()
+            for name, value in table.items()
+        }
+        for row in zip(*(values.get(name, [None] * len(table["frame"])) for name in columns), strict=True):
+            writer.writerow(_cell(value) for value in (candidate, *row))
+    return text.getvalue()
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return ""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
-from layerdiff.records import METRICS, CandidateResult, Report, StageResult
+from layerdiff.records import METRICS, CandidateResult, DurationAnalysis, Report, StageResult
 from layerdiff.report.rows import all_stages
 
 SCHEMA = 1
@@ -66,10 +66,18 @@ def candidate_document(candidate: CandidateResult) -> dict[str, Any]:
         "coverage": plain(candidate.coverage),
         "stages": [_stage(stage) for stage in all_stages(candidate)],
         "findings": plain(candidate.findings),
-        "tdt": plain(candidate.tdt),
+        "tdt": _without_points(candidate.tdt),
         "alignment": plain(candidate.alignment),
+        "checks": plain(candidate.checks),
         "description": plain(candidate.description),
     }
+
+
+def _without_points(tdt: DurationAnalysis | None) -> Any:
+    """The analysis without the decisions at every point, which decisions.csv has."""
+    if tdt is None:
+        return None
+    return {key: value for key, value in plain(dataclasses.replace(tdt, decisions=())).items() if key != "decisions"}
 
 
 def _stage(stage: StageResult) -> dict[str, Any]:

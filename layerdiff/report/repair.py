@@ -11,7 +11,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from layerdiff.records import CandidateResult, Repair, StageResult, TensorSummary
+from layerdiff.records import CandidateResult, StageResult, TensorSummary
+from layerdiff.repairs import Repair
 from layerdiff.report import cells, sections
 from layerdiff.report.json import candidate_document
 from layerdiff.report.tables import STYLES, folded

@@ -13,6 +13,7 @@ from rich.text import Text
 from layerdiff.records import (
     AlignmentSummary,
     CandidateResult,
+    Check,
     Coverage,
     DurationAnalysis,
     Finding,
@@ -96,6 +97,21 @@ def coverage(entry: Coverage, *, width: int) -> Text:
     if len(entry.missing) > SHOWN_PAIRS:
         rest = f"… and {len(entry.missing) - SHOWN_PAIRS} more, in report.json"
         text.append("\n").append_text(sentence("", rest, width=width, style="yellow"))
+    return text
+
+
+def checks(entries: Sequence[Check], *, width: int) -> Text:
+    """What the packages are known for before they run, each kind with its first places."""
+    kinds: dict[str, list[Check]] = {}
+    for entry in entries:
+        kinds.setdefault(entry.kind, []).append(entry)
+    lines = []
+    for kind, found in kinds.items():
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        lines.append(f"{kind} at {cells.clean(found[0].place)}: {cells.clean(found[0].detail)}{more}")
+    text = sentence("checks", lines[0], width=width, style="yellow")
+    for line in lines[1:]:
+        text.append("\n").append_text(sentence("", line, width=width, style="yellow"))
     return text
 
 
@@ -201,7 +217,7 @@ def worst(row: Row) -> str:
 def durations(tdt: DurationAnalysis, *, width: int) -> Group:
     """Where duration logits are negative, and whether any decision changes because of it."""
     return Group(
-        sentence("durations", tdt.summary or decided(tdt), width=width, style="bold"),
+        sentence("durations" if tdt.durations else "decisions", tdt.summary or decided(tdt), width=width, style="bold"),
         labelled("", duration_facts(tdt), width=width),
         *(first_negative(tdt.first_all_negative, tdt.durations, width=width) if tdt.first_all_negative else ()),
         *(flip_lines(tdt, width=width)),
@@ -211,17 +227,29 @@ def durations(tdt: DurationAnalysis, *, width: int) -> Group:
 def duration_facts(tdt: DurationAnalysis) -> list[str]:
     """The counts in words."""
     total = cells.plural(tdt.points, "point")
-    return [
+    if not tdt.durations:
+        return [f"{decided(tdt)} of {total}"]
+    facts = [
         f"all negative: reference {tdt.reference_all_negative}, candidate {tdt.candidate_all_negative} of {total}",
         f"sign lost at: {cells.clean(tdt.sign_lost_at) if tdt.sign_lost_at else 'no stage'}",
         decided(tdt),
     ]
+    if 0 in tdt.durations:
+        facts.append(f"duration 0: reference {tdt.reference_zero_durations}, candidate {tdt.candidate_zero_durations}")
+    if tdt.reference_frames_per_step is not None and tdt.candidate_frames_per_step is not None:
+        ours, theirs = (f"{mean:.3g}" for mean in (tdt.reference_frames_per_step, tdt.candidate_frames_per_step))
+        facts.append(f"frames per step: reference {ours}, candidate {theirs}")
+    return facts
 
 
 def decided(tdt: DurationAnalysis) -> str:
     """`changed decisions: token 0, duration 0, frame advance 0`."""
-    counts = f"token {tdt.token_flips}, duration {tdt.duration_flips}, frame advance {tdt.frame_advance_flips}"
-    return f"changed decisions: {counts}"
+    counts = f"token {tdt.token_flips}"
+    if tdt.durations:
+        counts += f", duration {tdt.duration_flips}"
+    if tdt.reference_frames_per_step is not None:
+        counts += f", frame advance {tdt.frame_advance_flips}"
+    return f"changed decisions: {counts}" + (f" ({tdt.near_ties} near-ties)" if tdt.near_ties else "")
 
 
 def place(point: NegativePoint | Flip) -> str:

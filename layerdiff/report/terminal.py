@@ -117,6 +117,8 @@ def candidate_view(candidate: CandidateResult, *, width: int) -> Iterator[Render
     yield sections.coverage(candidate.coverage, width=width)
     if candidate.alignment is not None:
         yield from sections.alignment(candidate.alignment, rows, width=width)
+    if candidate.checks:
+        yield sections.checks(candidate.checks, width=width)
     yield Text()
     shown = telling(rows)
     yield stage_table(shown, width=width)

@@ -85,6 +85,8 @@ def write_run(report: Report, outputs: OutputsConfig, *, manifest: Mapping[str, 
     """
     folder = check_writable(outputs.dir)
     texts = {name: render(report) for key, (name, render) in FILES.items() if getattr(outputs, key)}
+    if outputs.csv and (decisions := csv.render_decisions(report)):
+        texts["decisions.csv"] = decisions
     hashes = {name: hashlib.sha256(text.encode("utf-8")).hexdigest() for name, text in texts.items()}
     texts[MANIFEST] = json.dump({**(manifest or {}), "schema": json.SCHEMA, "files": hashes})
     return tuple(store.write_atomically(folder / name, text) for name, text in texts.items())

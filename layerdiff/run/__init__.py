@@ -134,5 +134,6 @@ def open_trial(config: Config, stages: Sequence[Stage], candidate: Candidate, re
         blank=reference.blank,
         thresholds=config.thresholds,
         description=candidate.description,
+        module=reference.model.get_submodule,
         log_softmax=str(reference.description.get("log_softmax")),
     )

@@ -18,6 +18,7 @@ from layerdiff.errors import ConfigError, LayerdiffError
 from layerdiff.records import (
     AlignmentSummary,
     CandidateResult,
+    Check,
     Coverage,
     Missing,
     Report,
@@ -27,11 +28,13 @@ from layerdiff.records import (
 )
 from layerdiff.run.adapters import adapter_of
 from layerdiff.run.aligned_trial import AlignedTrial
+from layerdiff.run.checks import known_hazards
 from layerdiff.run.confirm import confirmed_own_error, suspects
 from layerdiff.run.environment import environment
 from layerdiff.run.findings import findings
 from layerdiff.run.inputs import Inputs, described, find_inputs, read_tensors
 from layerdiff.run.parts import References, open_references, open_runs
+from layerdiff.run.runs import PackageRuns
 from layerdiff.run.search import Search
 from layerdiff.run.stages import resolve
 
@@ -221,9 +224,17 @@ def result_of(name: str, trials: Sequence[AlignedTrial], *, parts: Collection[st
         coverage=Coverage(len(rows), captured, len(rows) - len(missing), missing),
         stages=tuple(rows),
         findings=findings(first, trials) if first else (),
+        tdt=next((found for t in trials if t.decisions and (found := t.decisions.result())), None),
         alignment=summary(trials),
         description=_description(trials),
+        checks=tuple(check for trial in trials for check in _checks(trial)),
     )
+
+
+def _checks(trial: AlignedTrial) -> Iterator[Check]:
+    """What a package is known for before it runs."""
+    if isinstance(trial.runs, PackageRuns):
+        yield from known_hazards(trial.runs.model)
 
 
 def _description(trials: Sequence[AlignedTrial]) -> dict[str, Any]:

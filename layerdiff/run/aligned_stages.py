@@ -31,6 +31,8 @@ class AlignedStage:
     """None for a stage of the user's map."""
     candidate_part: Index | None = None
     """The part of the candidate's tensor that holds the stage; None for all of it."""
+    is_returned: bool = False
+    """Whether both tensors are what the models return."""
 
     @property
     def is_whole(self) -> bool:
@@ -38,9 +40,11 @@ class AlignedStage:
         return not self.stage.slices and not self.stage.log_softmax and self.candidate_part is None
 
 
-def aligned_stages(alignment: Alignment, *, component: str, reference: Outline) -> list[AlignedStage]:
+def aligned_stages(
+    alignment: Alignment, *, component: str, reference: Outline, candidate: Outline
+) -> list[AlignedStage]:
     """One stage per pair, named after the reference's tensor."""
-    stages = [_stage(link, component, reference) for link in alignment.pairs]
+    stages = [_stage(link, component, reference, candidate) for link in alignment.pairs]
     counts = Counter(aligned.stage.name for aligned in stages)
     return [_told_apart(aligned) if counts[aligned.stage.name] > 1 else aligned for aligned in stages]
 
@@ -51,7 +55,7 @@ def _told_apart(aligned: AlignedStage) -> AlignedStage:
     return replace(aligned, stage=replace(stage, name=f"{stage.name} = {stage.candidate}"))
 
 
-def _stage(link: Link, component: str, reference: Outline) -> AlignedStage:
+def _stage(link: Link, component: str, reference: Outline, candidate: Outline) -> AlignedStage:
     kind = reference.by_name[link.reference].kind
     stage = Stage(link.reference, component, link.reference, link.candidate)  # type: ignore[arg-type]
     if link.reference_rows is not None:
@@ -59,7 +63,8 @@ def _stage(link: Link, component: str, reference: Outline) -> AlignedStage:
         name = f"{link.reference}[{first}:{last}]"
         stage = replace(stage, name=name, slices=(_channels(kind, link.reference_rows),))
     part = _channels(kind, link.candidate_rows) if link.candidate_rows is not None else None
-    return AlignedStage(stage, link, part)
+    is_returned = link.reference in reference.outputs and link.candidate in candidate.outputs
+    return AlignedStage(stage, link, part, is_returned)
 
 
 def _channels(kind: str, rows: tuple[int, int]) -> Index:
@@ -114,7 +119,9 @@ class Sides:
             return known
         for variant in ("own", "float32", "declared"):
             if variant in values:
-                found, _ = find(reference=expected, candidate=values[variant], padded=padded)
+                found, _ = find(
+                    reference=expected, candidate=values[variant], padded=padded, is_returned=aligned.is_returned
+                )
                 if found is not None:
                     self.layouts[name] = found
                 return found

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from layerdiff.align import Alignment, Signature, align
 from layerdiff.align.graph import Graph
+from layerdiff.align.structure import OTHER_OP
 from layerdiff.align.values import signature
 from layerdiff.compare import Stage, StageComparison, expected_of, sliced
 from layerdiff.errors import EngineError, FeedError, LayerdiffError
 from layerdiff.records import StageResult
 from layerdiff.run.aligned_stages import AlignedStage, Sides, aligned_stages
+from layerdiff.run.frame_decisions import FrameDecisions
 from layerdiff.run.lockstep import Lockstep
 from layerdiff.run.meeting import Group, Meeting, Shown, grouped, require_tensors
 from layerdiff.run.runs import Runs, paired_inputs
@@ -59,6 +61,8 @@ class AlignedTrial:
     sides: Sides = field(default_factory=Sides)
     shown: Shown | None = None
     """The first feed that both sides went through; None if there was none."""
+    decisions: FrameDecisions | None = field(init=False)
+    """What becomes of the tokens of a CTC head; None for any other reference."""
     _lockstep: Lockstep | None = None
     _groups_by_reference: dict[str, list[Group]] = field(default_factory=dict)
     """Reference tensor → what it is compared with, of the feed under way."""
@@ -69,6 +73,9 @@ class AlignedTrial:
     _label: str = ""
     _feed: Feed = field(default_factory=dict)
     _note: str = ""
+
+    def __post_init__(self) -> None:
+        self.decisions = FrameDecisions.of(self.reference.description)
 
     # -------------------------------------------------------------- alignment
 
@@ -88,7 +95,7 @@ class AlignedTrial:
                 self.meeting = Meeting(ours, theirs, inputs, stages, None)
             else:
                 found = self._align(ours, theirs, inputs, feed)
-                stages = aligned_stages(found, component=self.component, reference=ours)
+                stages = aligned_stages(found, component=self.component, reference=ours, candidate=theirs)
                 self.meeting = Meeting(ours, theirs, inputs, stages, found)
             self.comparisons = {s.stage.name: self._comparison(s.stage) for s in self.meeting.stages}
         return self.meeting
@@ -220,6 +227,9 @@ class AlignedTrial:
             variants.setdefault("float32", moved["declared"])
         comparison.update(expected, variants, clip=self._label, points=None, layout="")
         comparison.layout = said or comparison.layout
+        if self.decisions is not None and aligned.is_returned:
+            shown = moved.get("native", moved["declared"])
+            self.decisions.take(aligned.stage.name, reference=expected, candidate=shown, clip=self._label)
         return moved
 
     def _is_forced(self, stage: str) -> bool:
@@ -272,7 +282,7 @@ class AlignedTrial:
         for aligned in self.stages:
             if self._is_refuted(aligned, rows):
                 self.dropped[aligned.stage.name] = (
-                    f"it seemed to be '{aligned.stage.candidate}', but their values differ while all that is computed "
+                    f"it seemed to be '{aligned.stage.candidate}', but their values differ while what is computed "
                     "from them agrees: the two sides compute it in other steps"
                 )
         return [row for name, row in rows.items() if name not in self.dropped] + (
@@ -280,12 +290,13 @@ class AlignedTrial:
         )
 
     def _is_refuted(self, aligned: AlignedStage, rows: Mapping[str, StageResult]) -> bool:
-        """Whether a pair of different ops fails by itself, while nothing that is computed from it does."""
+        """Whether a pair that is not sure fails, while something that is computed from it agrees, or nothing is."""
         row, link = rows[aligned.stage.name], aligned.link
-        if link is None or not link.composite or row.status != "fail":
+        if link is None or row.status != "fail" or not (link.composite or link.confidence < OTHER_OP):
             return False
         readers = [rows[name] for name, sources in self.sources.items() if row.name in sources and name in rows]
-        return bool(readers) and all(reader.status == "pass" for reader in readers)
+        is_returned = self.meeting is not None and link.candidate in self.meeting.candidate.outputs
+        return not is_returned and (not readers or any(reader.status == "pass" for reader in readers))
 
     def _row(self, aligned: AlignedStage) -> StageResult:
         stage, link = aligned.stage, aligned.link
@@ -339,6 +350,13 @@ class AlignedTrial:
         graph = Graph(self.meeting.candidate)
         stages = {graph.root(s.stage.candidate): s.stage.name for s in self.meeting.stages if s.is_whole}
         return {name: tuple(_nearest(graph, root, stages)) for root, name in stages.items()}
+
+    def sources_left(self, stage: str) -> tuple[str, ...]:
+        """The sources of a stage; in the place of one that turned out to be no pair, those that it has itself."""
+        found: dict[str, None] = {}
+        for name in self.sources.get(stage, ()):
+            found |= dict.fromkeys(self.sources_left(name) if name in self.dropped else (name,))
+        return tuple(found)
 
 
 def _in_one_line(error: LayerdiffError) -> str:

@@ -42,7 +42,12 @@ def confirmed_own_error(trial: AlignedTrial, stage: str, feed: Feed) -> float | 
 
 
 def own_sides(
-    trial: AlignedTrial, stage: str, feed: Feed, *, precision: str | None = None
+    trial: AlignedTrial,
+    stage: str,
+    feed: Feed,
+    *,
+    precision: str | None = None,
+    constants: Mapping[str, Array] | None = None,
 ) -> tuple[Array, Array] | None:
     """Both sides of a stage where the candidate is given the reference's tensors of the stages before it.
 
@@ -51,6 +56,7 @@ def own_sides(
         stage: the stage's name.
         feed: what both sides are fed.
         precision: the policy under which the program runs; its own if None.
+        constants: values in the place of some of the program's constants.
 
     Returns:
         The candidate's in the layout of the reference's; None where the program can't be run so.
@@ -60,8 +66,9 @@ def own_sides(
     if meeting is None or model is None:
         return None
     model = model if precision is None else model.with_precision(precision)
+    model = model.with_constants(constants) if constants else model
     by_name = {aligned.stage.name: aligned for aligned in meeting.stages}
-    before = [by_name[name] for name in trial.sources.get(stage, ())]
+    before = [by_name[name] for name in trial.sources_left(stage)]
     target = by_name[stage]
     truths = reference_tensors(trial, feed, [aligned.stage.reference for aligned in (target, *before)])
     fed, _ = trial.runs.fitted({theirs: feed[ours] for ours, theirs in meeting.inputs.items()})

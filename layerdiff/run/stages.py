@@ -11,6 +11,9 @@ from layerdiff.config import StageConfig, parse_slice
 from layerdiff.errors import ConfigError, known_names
 from layerdiff.records import COMPONENTS, Component
 
+PROJECTIONS = ("joint.enc", "joint.pred")
+"""The reference's tensors whose sum goes into the joint's activation."""
+
 JOINT_OUTPUT = "joint"
 """The reference's tensor that is the joint's own output, behind the normalisation."""
 
@@ -155,14 +158,14 @@ def module_path(tensor: str) -> str:
 
 
 def tensors_by_component(stages: Sequence[Stage]) -> dict[Component, list[str]]:
-    """Component → the reference tensors that its stages need, each once; of the joint its own output too."""
+    """Component → the reference tensors that its stages need, each once; of a joint some more."""
     wanted: dict[Component, list[str]] = {}
     for stage in stages:
         names = wanted.setdefault(stage.component, [])
         if stage.reference not in names:
             names.append(stage.reference)
     if "joint" in wanted:
-        wanted["joint"] = list(dict.fromkeys([*wanted["joint"], JOINT_OUTPUT]))
+        wanted["joint"] = list(dict.fromkeys([*wanted["joint"], *PROJECTIONS, JOINT_OUTPUT]))
     return wanted
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from layerdiff.errors import ConfigError, FeedError
 from layerdiff.metrics import RelativeL2
 from layerdiff.records import (
     CandidateResult,
+    Check,
     Coverage,
     DurationAnalysis,
     Finding,
@@ -24,7 +25,10 @@ from layerdiff.records import (
     StageResult,
     worst_status,
 )
-from layerdiff.run.stages import JOINT_OUTPUT
+from layerdiff.run.checks import joint_checks, known_hazards
+from layerdiff.run.logit_error import largest_logit_error
+from layerdiff.run.stages import JOINT_OUTPUT, module_path
+from layerdiff.run.walked_weights import Kept, weights_finding
 from layerdiff.sources.coreml_portable import PortableSource, declared_dtype
 
 if TYPE_CHECKING:
@@ -46,19 +50,25 @@ class Trial:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     description: Mapping[str, Any] = field(default_factory=dict)
     log_softmax: str = "None"
+    module: Callable[[str], Any] | None = None
+    """The reference's module by its path."""
+    kept: dict[str, Kept] = field(default_factory=dict)
+    """Stage of the joint → the call on which it was furthest off."""
     walks: dict[str, CandidateWalk] = field(init=False)
     comparisons: dict[str, StageComparison] = field(init=False)
     own_output: dict[str, RelativeL2] = field(default_factory=dict)
     """Stage → error against the reference joint's own output, which is normalised if `log_softmax` says so."""
+    checks: tuple[Check, ...] = field(init=False)
     lens: DecisionLens | None = field(init=False)
-    """What happens to decisions; None without durations."""
+    """What happens to decisions."""
 
     def __post_init__(self) -> None:
         self.walks = {name: CandidateWalk(source) for name, source in variants(self.source).items()}
         if self.native is not None:
             self.walks["native"] = CandidateWalk(self.native)
         self.comparisons = {stage.name: StageComparison(stage, self._declared_dtype(stage)) for stage in self.stages}
-        self.lens = DecisionLens(self.durations, self.blank) if self.durations else None
+        self.checks = tuple(self._checks())
+        self.lens = DecisionLens(self.durations, self.blank) if self.blank else None
 
     def compare(self, call: Call, reference: Captured, *, clip: str) -> None:
         """Runs the candidate on one of the reference's calls and compares every stage of its component."""
@@ -112,7 +122,10 @@ class Trial:
             why = f"the slice does not fit the candidate's {written(shown)}: {error}"
             comparison.disagree(why, reference=expected, candidate=shown)
             return
+        before = comparison.witness
         comparison.update(expected, found, clip=clip, points=call.points, layout=layout)
+        if comparison.witness is not before and stage.component == "joint":
+            self.kept[stage.name] = Kept(call, reference)
 
     def _compare_own_output(self, stage: Stage, candidate: Array, reference: Captured) -> None:
         """Is a stage with the raw logits as its reference the joint's own output instead?"""
@@ -129,10 +142,13 @@ class Trial:
             return
         truth, offered = reference.tensors.get(logits.reference), candidate.tensors.get(logits.candidate)
         chosen = candidate.tensors.get(durations.candidate)
-        if truth is None or offered is None or chosen is None:
+        width = self.lens.blank + 1 + len(self.lens.frames)
+        if truth is None or offered is None or chosen is None or truth.shape[-1] != width:
             return
         agreed, _ = agree(truth, offered)
-        agreed_durations, _ = agree(truth[durations.slices[0]], candidate_of(chosen, durations, truth=truth))
+        expected = expected_of(truth, durations) if self.lens.frames else truth[..., :0]
+        chosen = candidate_of(chosen, durations, truth=truth) if self.lens.frames else expected
+        agreed_durations, _ = agree(expected, chosen)
         if agreed is not None and agreed_durations is not None:
             self.lens.update(
                 reference=truth, candidate=agreed, candidate_durations=agreed_durations, points=call.points, clip=clip
@@ -162,7 +178,14 @@ class Trial:
             findings=tuple(self._findings(first)) if first else (),
             tdt=self._durations(),
             description=self.description,
+            checks=self.checks,
         )
+
+    def _checks(self) -> Iterator[Check]:
+        for component, model in self.source.packages.items():
+            yield from known_hazards(model)
+            if component == "joint" and self.module is not None:
+                yield from joint_checks(model, self.module("joint"))
 
     def _row(self, stage: Stage) -> StageResult:
         model = self.source.packages.get(stage.component)
@@ -179,20 +202,44 @@ class Trial:
         if witness is None:
             return []
         own_output = self.own_output.get(row.name)
-        return diagnose(
-            Evidence(
-                stage=row.name,
-                reference=witness.reference,
-                candidate=witness.candidate,
-                clip=witness.clip,
-                log_softmax=self.log_softmax,
-                conversion_error=row.conversion_error,
-                conversion_limit=row.conversion_limit,
-                precision_error=row.precision_error,
-                runtime_error=row.runtime_error,
-                own_output_error=own_output.result() if own_output else None,
-            )
+        evidence = Evidence(
+            stage=row.name,
+            reference=witness.reference,
+            candidate=witness.candidate,
+            clip=witness.clip,
+            log_softmax=self.log_softmax,
+            conversion_error=row.conversion_error,
+            conversion_limit=row.conversion_limit,
+            precision_error=row.precision_error,
+            runtime_error=row.runtime_error,
+            own_output_error=own_output.result() if own_output else None,
         )
+        weights = self._of_the_weights(row, evidence)
+        found = [weights] if weights is not None else diagnose(evidence)
+        return [self._with_logit_error(found[0], row), *found[1:]]
+
+    def _with_logit_error(self, finding: Finding, row: StageResult) -> Finding:
+        """The finding with what the largest error of a logit consists of, if the stage holds logits."""
+        kept, stage = self.kept.get(row.name), self.comparisons[row.name].stage
+        if kept is None or self.module is None:
+            return finding
+        error = largest_logit_error(stage, kept, joint=self.module("joint"), source=self.source, blank=self.blank)
+        return (
+            finding if error is None else replace(finding, evidence={**finding.evidence, "largest_logit_error": error})
+        )
+
+    def _of_the_weights(self, row: StageResult, evidence: Evidence) -> Finding | None:
+        """Whether the op of a stage of the joint holds other weights, if the conversion is at fault."""
+        kept, stage = self.kept.get(row.name), self.comparisons[row.name].stage
+        is_converted_wrong = (row.conversion_error or 0.0) > (row.conversion_limit or np.inf)
+        if kept is None or self.module is None or not is_converted_wrong:
+            return None
+        try:
+            module = self.module(module_path(stage.reference))
+        except AttributeError:
+            return None
+        pairs = [pair_of(other) for other in self.stages if other.component == stage.component]
+        return weights_finding(evidence, stage, kept, module=module, source=self.source, pairs=pairs)
 
     def _durations(self) -> DurationAnalysis | None:
         if self.lens is None or not self.lens.points:
@@ -259,7 +306,13 @@ def candidate_of(value: Array, stage: Stage, *, truth: Array, padded: str = "") 
 
 
 def decision_stages(stages: Sequence[Stage], lens: DecisionLens) -> tuple[Stage | None, Stage | None]:
-    """The stage that holds all logits of the joint and the one that holds its durations, however it is cut."""
+    """The stage that holds all logits of the joint and the one that holds its durations, however it is cut.
+
+    Of a transducer without durations both are the last stage that is no slice.
+    """
+    if not lens.frames:
+        whole = [stage for stage in stages if stage.component == "joint" and not stage.slices]
+        return (whole[-1], whole[-1]) if whole else (None, None)
     for stage in stages:
         if stage.component == "joint" and len(stage.slices) == 1 and holds_durations(stage, lens):
             return next(parent for parent in stages if parent.name == stage.parent), stage

@@ -117,3 +117,70 @@ def test_blank_with_duration_zero_advances_one_frame() -> None:
     logits = np.zeros((1, VOCABULARY + 1))
     logits[0, BLANK] = 1
     assert decide(logits, np.array([[1.0, 0, 0, 0, 0]]), frames=FRAMES, blank=BLANK).advances.tolist() == [1]
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10_000), noise=st.floats(0, 5))
+def test_zero_durations_and_times_are_those_of_the_rule(seed: int, noise: float) -> None:
+    reference = random_logits(seed)
+    candidate = reference + np.random.default_rng(seed + 1).normal(0, noise, reference.shape)
+    found = watch(reference, candidate).result("duration_logits", parent="logits")
+    sides = reference[:, 0, 0], candidate[:, 0, 0]
+    durations = [[FRAMES[int(np.argmax(row[-5:]))] for row in side] for side in sides]
+    assert (found.reference_zero_durations, found.candidate_zero_durations) == tuple(d.count(0) for d in durations)
+    steps = [sum(advance_of(row) for row in side) / len(side) for side in sides]
+    assert (found.reference_frames_per_step, found.candidate_frames_per_step) == pytest.approx(steps)
+    emitted = [index for index, row in enumerate(sides[0]) if np.argmax(row[:-5]) != BLANK]
+    shifts = [0.08 * (durations[1][index] - durations[0][index]) for index in emitted]
+    assert found.token_end_shift_s == (pytest.approx(np.mean(shifts), abs=1e-12) if emitted else None)
+
+
+def test_a_sentence_says_what_stays_and_by_how_much_tokens_end_early() -> None:
+    """whisper.cpp #4017: 41 % of the decisions stay at their frame, the reference's 1 %."""
+    reference = np.zeros((100, 1, 1, VOCABULARY + 1 + 5), np.float32)
+    reference[..., 0] = 5.0  # a token everywhere
+    reference[..., VOCABULARY + 1 + 2] = 3.0  # for two frames
+    reference[7, ..., VOCABULARY + 1] = 9.0
+    candidate = reference.copy()
+    candidate[20:60, ..., VOCABULARY + 1] = 4.0
+    lens = watch(reference, candidate)
+    found = lens.result("duration_logits", parent="logits")
+    assert (found.reference_zero_durations, found.candidate_zero_durations) == (1, 41)
+    assert found.token_end_shift_s == pytest.approx(-0.4 * 2 * 0.08)
+    assert found.near_ties == 0
+    assert found.summary.endswith(
+        "decisions that change: 40 duration, 40 frame advance, first in a.wav at 3.20 s, step 20; "
+        "41% of the steps choose duration 0 (reference 1%); tokens end 64 ms early on average"
+    )
+
+
+def test_near_ties_are_counted_beyond_those_that_are_listed() -> None:
+    reference = np.zeros((50, 1, 1, VOCABULARY + 1 + 5), np.float32)
+    reference[..., 0], reference[..., 1] = 1.0, 0.95
+    candidate = reference.copy()
+    candidate[..., 1] = 1.05
+    found = watch(reference, candidate).result("duration_logits", parent="logits")
+    assert (found.token_flips, found.near_ties, len(found.flips)) == (50, 50, 20)
+    assert "50 token (near-ties)" in found.summary
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10_000))
+def test_a_transducer_without_durations_has_tokens_alone(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    reference = rng.normal(0, 4, (30, 1, 1, VOCABULARY + 1)).astype(np.float32)
+    candidate = reference + rng.normal(0, 2, reference.shape)
+    lens = DecisionLens((), BLANK)
+    lens.update(
+        reference=reference,
+        candidate=candidate,
+        candidate_durations=candidate[..., :0],
+        points=points(30),
+        clip="a.wav",
+    )
+    ours, theirs = (side[:, 0, 0].argmax(-1) for side in (reference, candidate))
+    found = lens.result("logits", parent="logits")
+    assert found.token_flips == int((ours != theirs).sum())
+    assert found.frame_advance_flips == int(((ours == BLANK) != (theirs == BLANK)).sum())
+    assert (found.duration_flips, found.durations, found.token_end_shift_s) == (0, (), None)
+    assert "negative" not in found.summary

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from layerdiff.diagnose import rules
 from layerdiff.diagnose.evidence import Evidence
 from layerdiff.diagnose.normalising import log_softmax_baked, logsumexp
 from layerdiff.diagnose.rules import diagnose
@@ -145,3 +146,26 @@ def test_rows_of_one_value_are_no_log_softmax() -> None:
     """The log-softmax of a single value is 0, and so is a length that was lost."""
     length = np.array([259], np.float32)
     assert log_softmax_baked(evidence(length, np.zeros_like(length))) is None
+
+
+def test_a_rule_that_fails_is_reported_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Evidence) -> None:
+        raise ZeroDivisionError("of a rule")
+
+    monkeypatch.setitem(rules.RULES[0], "wrong_output_width", broken)  # type: ignore[index]
+    raw = logits(4)
+    (finding,) = diagnose(evidence(raw, log_softmax(raw)))
+    assert finding.cause == "log_softmax_baked"
+    assert finding.evidence["failed_rules"] == {"wrong_output_width": "ZeroDivisionError: of a rule"}
+
+
+def test_explanations_that_are_as_simple_and_as_good_are_a_tie() -> None:
+    """An antisymmetric matrix: negated is the same as transposed, and nobody can tell which one it was."""
+    half = np.random.default_rng(0).normal(0, 1, (8, 8)).astype(np.float32)
+    reference = half - half.T
+    found = diagnose(evidence(reference, -reference))
+    assert {one.cause for one in found} == {"sign_flip", "axis_transposed"}
+    assert [one.evidence["ties_with"] for one in found] == [[other.cause] for other in reversed(found)]
+    alone = diagnose(evidence(half, -half))
+    assert [one.cause for one in alone] == ["sign_flip"]
+    assert "ties_with" not in alone[0].evidence

@@ -15,7 +15,7 @@ from layerdiff import convert, mil, run
 from layerdiff.config import Config, ConvertConfig
 from layerdiff.errors import ConfigError, OutputError, RepairError
 from layerdiff.progress import SILENT
-from layerdiff.records import Repair
+from layerdiff.repairs import Repair
 from layerdiff.sources.nemo import NemoSource
 
 One, Run = Callable[..., Config], Callable[..., Any]

@@ -16,8 +16,8 @@ from layerdiff.convert.recipes import RAW_JOINT, Cut, Port, Range, Recipe
 from layerdiff.errors import RepairError
 from layerdiff.fix.interface import Widths, recipe_of, system_of, with_log_softmax, with_separate_heads
 from layerdiff.fix.publishing import differences
-from layerdiff.fix.stages import inner_tensors
 from layerdiff.mil import Model, load
+from layerdiff.run.joint_tensors import inner_tensors
 from layerdiff.store import Cache
 
 WIDTHS = Widths(encoder=96, decoder=64, vocabulary=97, durations=5)

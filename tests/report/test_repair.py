@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from layerdiff.records import Attempt, CandidateResult, Coverage, Repair, StageResult, TensorSummary
+from layerdiff.records import CandidateResult, Coverage, StageResult, TensorSummary
+from layerdiff.repairs import Attempt, Repair
 from layerdiff.report import repair, terminal
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from layerdiff import config
+from layerdiff.diagnose.decisions import DecisionLens
 from layerdiff.errors import OutputError
-from layerdiff.records import Report
+from layerdiff.records import CandidateResult, Coverage, Points, Report
 from layerdiff.report import manifest as manifests
 from layerdiff.report import write
 
@@ -93,3 +97,45 @@ def test_the_manifest_holds_configuration_inputs_and_packages(report: Report, tm
         manifests.packages({"packages": {"joint": str(package)}})["joint"]["sha256"]
         == manifests.hashed(package)["sha256"]
     )
+
+
+def test_the_decisions_at_every_point_have_a_file_of_their_own(execute_report: Report, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    write.write_run(execute_report, config.OutputsConfig(dir=str(folder)))
+    rows = list(csv.DictReader(io.StringIO((folder / "decisions.csv").read_text(encoding="utf-8"))))
+    tables = execute_report.candidates["it"].tdt.decisions  # type: ignore[union-attr]
+    assert len(rows) == sum(len(table["frame"]) for table in tables) == 3
+    assert rows[1] == {
+        "candidate": "it",
+        "clip": "a.wav",
+        "frame": "2",
+        "time_s": "0.16",
+        "step": "1",
+        "reference_token": "1",
+        "candidate_token": "0",
+        "reference_token_margin": "2.0",
+        "reference_duration": "4",
+        "candidate_duration": "0",
+        "candidate_all_negative": "false",
+    }
+    assert "decisions" not in json.loads((folder / "report.json").read_text())["candidates"]["it"]["tdt"]
+    assert "decisions.csv" in json.loads((folder / "manifest.json").read_text())["files"]
+    write.write_run(execute_report, config.OutputsConfig(dir=str(tmp_path / "other"), csv=False))
+    assert not (tmp_path / "other" / "decisions.csv").exists()
+
+
+@pytest.fixture
+def execute_report() -> Report:
+    """A candidate with the decisions of three points, of which the second one is another."""
+    reference = np.zeros((3, 1, 1, 5), np.float32)
+    reference[:, ..., 1], reference[..., 4] = 2.0, 1.0
+    candidate = reference.copy()
+    candidate[1, ..., 0], candidate[1, ..., 3] = 9.0, 5.0
+    lens = DecisionLens((0, 4), 2)
+    points = Points(np.array([0, 2, 6]), np.arange(3), np.zeros(3, np.int64), 0.08)
+    lens.update(
+        reference=reference, candidate=candidate, candidate_durations=candidate[..., -2:], points=points, clip="a.wav"
+    )
+    tdt = lens.result("durations", parent="logits")
+    result = CandidateResult("it", "pass", None, Coverage(0, 0, 0, ()), (), tdt=tdt)
+    return Report("pass", {}, {}, {}, {"it": result})

@@ -29,7 +29,7 @@ def link(one: str, other: str, **fields: Any) -> Link:
 
 def stages_of(*links: Link) -> list[AlignedStage]:
     reference = outline(node("a", "linear", "x"), node("c", "conv", "x"))
-    return aligned_stages(Alignment(links, (), 2, 2), component="model", reference=reference)
+    return aligned_stages(Alignment(links, (), 2, 2), component="model", reference=reference, candidate=reference)
 
 
 # ------------------------------------------------------------------ names and parts

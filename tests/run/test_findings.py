@@ -53,7 +53,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Block], object]]] = {
     "no bias": ("bias_missing", "last", lambda net: net.last.bias.zero_()),
     "another bias": ("bias_changed", "last", lambda net: net.last.bias.add_(torch.linspace(-1, 2, 24))),
     "scaled": ("scale", "last", scaled),
-    "negative rows": ("weight_changed", "last", lambda net: net.last.weight[3:5].mul_(-1)),
+    "negative rows": ("sign_flip", "last", lambda net: net.last.weight[3:5].mul_(-1)),
     "zero row": ("weight_missing", "first", lambda net: net.first.weight[3].zero_()),
     "rows exchanged": ("channel_permutation", "last", exchanged),
     "epsilon": ("epsilon_changed", "norm", lambda net: setattr(net.norm, "eps", 0.1)),

@@ -88,7 +88,10 @@ def test_a_stage_outside_of_the_compared_component_is_refused() -> None:
 def test_the_last_component_and_the_tensors_of_each() -> None:
     found = list(stages({**MAP, "mel": {"reference": "preprocessor", "candidate": "mel"}}, component="whole").values())
     assert last_component(found) == "joint"
-    assert tensors_by_component(found) == {"joint": ["joint.joint_net.2", "joint"], "preprocessor": ["preprocessor"]}
+    assert tensors_by_component(found) == {
+        "joint": ["joint.joint_net.2", "joint.enc", "joint.pred", "joint"],
+        "preprocessor": ["preprocessor"],
+    }
 
 
 @pytest.mark.parametrize("name", ["encoder.norm", "encoder.norm#1", "encoder.norm:input.1", "encoder.norm#1:0"])
