@@ -7,7 +7,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; d
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format benchmarks conformance conformance-sample clean
+.PHONY: help install demo test check format benchmarks faults conformance conformance-sample clean
 
 help:
 	@echo 'make demo        compare the joint of the bundled model with two Core ML conversions of it'
@@ -15,6 +15,7 @@ help:
 	@echo 'make check       linter, formatter and type checker, changing nothing'
 	@echo 'make format      let the linter and the formatter rewrite what they can'
 	@echo 'make benchmarks  measure start-up, metrics, the engine, the demo and memory'
+	@echo 'make faults      put faults into networks, score what is said of them: a quarter of an hour'
 	@echo 'make conformance run the tests of coremltools on the portable engine: hours; interrupted, it continues'
 	@echo 'make conformance-sample  run one case of each of them: minutes'
 	@echo 'make fuzz        damage models for ten minutes and look for crashes; ARGS="--seconds 60"'
@@ -52,6 +53,9 @@ format: install
 
 benchmarks: install
 	@$(BIN)/python -m benchmarks
+
+faults: install
+	@$(BIN)/python -m benchmarks.faults --markdown docs/faults.md
 
 conformance: install
 	@$(BIN)/python -m conformance run $(ARGS)

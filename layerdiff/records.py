@@ -311,7 +311,7 @@ class Check:
     """Something that is known of a package before it is run."""
 
     kind: str
-    """Stable identifier: `wrong_width`, `missing_bias`, or a hazard of `layerdiff inspect`."""
+    """Stable: `wrong_width`, `wrong_dtype`, `missing_bias`, `weights_differ`, or a hazard of `layerdiff inspect`."""
     place: str
     """A tensor of the package."""
     detail: str

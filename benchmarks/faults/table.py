@@ -83,5 +83,4 @@ bad stage the one that the fault was put into (or, where the other model has no 
 it), and is the first cause that is named the right one. Healthy conversions of all networks in float32 and float16
 must not be blamed for anything but what their precision costs (`precision_only`).
 
-`python -m benchmarks.faults --markdown docs/faults.md` wrote this page; it takes about half an hour on two cores. A
-sample of it runs with the tests."""
+`make faults` wrote this page; it takes a quarter of an hour on two cores. A sample of it runs with the tests."""

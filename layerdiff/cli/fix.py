@@ -44,7 +44,7 @@ def fix(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Rebuild a joint that fails, prove that the result passes, and write it beside the old package."""
+    """Rebuild a joint that fails, and prove that it passes."""
 
     def action() -> int:
         from layerdiff import config as configuration

@@ -24,7 +24,7 @@ def headroom(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Say what float16 would do to the reference's tensors, and what to keep in float32."""
+    """Say what float16 would do to the reference's tensors."""
 
     def action() -> int:
         from layerdiff import config as configuration

@@ -38,7 +38,7 @@ Sides = Mapping[str, tuple["Array", "Array"]]
 
 def weights_differ(evidence: Evidence) -> Finding | None:
     """The candidate's op holds other weights, and gives the right result with the right ones."""
-    differing = {role: sides for role, sides in evidence.held.items() if _rows_at_fault(*sides).size}
+    differing = {role: sides for role, sides in evidence.held.items() if rows_at_fault(*sides).size}
     if not differing or evidence.rerun is None or not evidence.can_be_subtracted:
         return None
     proof = evidence.rerun({role: expected for role, (expected, _) in differing.items()})
@@ -62,7 +62,7 @@ def weights_differ(evidence: Evidence) -> Finding | None:
     )
 
 
-def _rows_at_fault(expected: Array, held: Array) -> Array:
+def rows_at_fault(expected: Array, held: Array) -> Array:
     """int64[N]; the rows that are off by more than storing them in float16 costs."""
     ours, error = (side.reshape(len(side), -1) for side in (expected, held - expected))
     size, off = np.linalg.norm(ours, axis=1), np.linalg.norm(error, axis=1)
@@ -88,7 +88,7 @@ class Change:
         """What differs, cut down to the rows at fault."""
         total = max(len(expected) for expected, _ in differing.values())
         sides = {role: pair for role, pair in differing.items() if len(pair[0]) == total}
-        rows = [_rows_at_fault(*pair) for role, pair in differing.items() if role in sides]
+        rows = [rows_at_fault(*pair) for role, pair in differing.items() if role in sides]
         bad = np.unique(np.concatenate(rows)) if rows else np.arange(total)
         matrices = [pair for role, pair in differing.items() if pair[0].ndim > 1]
         cut = {role: (expected[bad], found[bad]) for role, (expected, found) in sides.items()}

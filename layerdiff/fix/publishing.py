@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,9 +74,12 @@ def copy_folder(source: Path, target: Path) -> None:
             os.rename(temporary / target.name, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
+    except BaseException as error:
         for parent in made:
-            parent.rmdir() if parent.is_dir() and not any(parent.iterdir()) else None
+            with suppress(OSError):
+                parent.rmdir()
+        if not isinstance(error, OSError):
+            raise
         raise OutputError(
             f"'{target}' cannot be written: {error.strerror or error}.",
             action="give yourself write permission and free space there",

@@ -14,8 +14,8 @@ from layerdiff.align.values import signature
 from layerdiff.compare import Stage, StageComparison, expected_of, sliced
 from layerdiff.errors import EngineError, FeedError, LayerdiffError
 from layerdiff.records import StageResult
+from layerdiff.run.aligned_decisions import Decisions
 from layerdiff.run.aligned_stages import AlignedStage, Sides, aligned_stages
-from layerdiff.run.frame_decisions import FrameDecisions
 from layerdiff.run.lockstep import Lockstep
 from layerdiff.run.meeting import Group, Meeting, Shown, grouped, require_tensors
 from layerdiff.run.runs import Runs, paired_inputs
@@ -61,8 +61,8 @@ class AlignedTrial:
     sides: Sides = field(default_factory=Sides)
     shown: Shown | None = None
     """The first feed that both sides went through; None if there was none."""
-    decisions: FrameDecisions | None = field(init=False)
-    """What becomes of the tokens of a CTC head; None for any other reference."""
+    decisions: Decisions | None = field(init=False)
+    """What becomes of the decisions of a CTC head or a joint; None for any other reference."""
     _lockstep: Lockstep | None = None
     _groups_by_reference: dict[str, list[Group]] = field(default_factory=dict)
     """Reference tensor → what it is compared with, of the feed under way."""
@@ -75,7 +75,7 @@ class AlignedTrial:
     _note: str = ""
 
     def __post_init__(self) -> None:
-        self.decisions = FrameDecisions.of(self.reference.description)
+        self.decisions = Decisions.of(self.reference)
 
     # -------------------------------------------------------------- alignment
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from layerdiff.diagnose.weights import rows_at_fault
 from layerdiff.inspection import hazards
 from layerdiff.records import Check
 from layerdiff.run.joint_tensors import inner_tensors
@@ -12,6 +13,8 @@ from layerdiff.run.walked_weights import held_of
 
 if TYPE_CHECKING:
     from layerdiff.mil import Model
+
+FLOATS = ("float32", "float16")
 
 INPUTS = {"encoder": "enc", "decoder": "pred"}
 """Input of a joint → the projection that takes it."""
@@ -34,11 +37,18 @@ def joint_checks(model: Model, joint: Any) -> Iterator[Check]:
         bias = getattr(layer, "bias", None)
         if held and bias is not None and bool(bias.any()) and ("bias" not in held or not held["bias"].held.any()):
             yield Check("missing_bias", tensor or "", f"joint.{path} has a bias, the package's op has none")
+        for role, weight in held.items():
+            rows = rows_at_fault(weight.expected, weight.held)
+            if len(rows) and weight.held.any():
+                said = f"{len(rows)} of {len(weight.held)} rows of joint.{path}.{role} are not the checkpoint's"
+                yield Check("weights_differ", weight.constant, said)
 
 
 def _widths(model: Model, joint: Any) -> Iterator[Check]:
     for name, path in INPUTS.items():
         spec, expected = model.inputs.get(name), int(joint.get_submodule(path).in_features)
+        if spec is not None and spec.dtype not in FLOATS:
+            yield Check("wrong_dtype", name, f"the input is {spec.dtype}, a joint is fed floats")
         if spec is not None and len(spec.shape) == 3 and spec.shape[1] != expected:
             yield Check("wrong_width", name, f"the input is {spec}, the reference's has {expected} channels")
     extra, outputs = int(joint.num_extra_outputs), int(joint.joint_net[-1].out_features)

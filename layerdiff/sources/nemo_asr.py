@@ -36,7 +36,7 @@ from layerdiff.store import sha256_file
 if TYPE_CHECKING:
     from layerdiff.outline import Outline
     from layerdiff.progress import Progress
-    from layerdiff.records import Array, Clip
+    from layerdiff.records import Array, Clip, Points
     from layerdiff.sources import Feed, Sink
 
 __all__ = ["NemoComponent", "Walk", "component_of", "component_paths", "open_component"]
@@ -72,6 +72,7 @@ class NemoComponent:
     """What is known of the model beyond what its modules tell: name, checksum."""
     walk: Walk | None = None
     """Leads a clip through a transducer's prediction network and joint; needed for feeds of these only."""
+    _points: dict[str, Points] = field(default_factory=dict)
     _forms: dict[frozenset[str], CallForm] = field(default_factory=dict)
     """Names of a feed → the form of the last call that had tensors of these names."""
 
@@ -121,7 +122,8 @@ class NemoComponent:
                 action="Read it at the model's sample rate.",
             )
         with catching(self.module, within=self.model.get_submodule(self.root)) as catcher, quiet.third_party():
-            run_clip(self.model, clip, self.root, walk=self.walk, pause=catcher.paused)
+            walk = self._noting(clip.name) if self.walk is not None else None
+            run_clip(self.model, clip, self.root, walk=walk, pause=catcher.paused)
         if not catcher.calls:
             raise FeedError(
                 f"the module '{self.path}' isn't called when the model runs on '{clip.name}'.",
@@ -132,6 +134,24 @@ class NemoComponent:
             feed = contract_feed(self.path, caught)
             self._forms[frozenset(feed)] = form
             yield clip.name + (f"#{index}" if index else ""), feed
+
+    def _noting(self, clip: str) -> Walk:
+        """The walk, from which the joint's points are kept under the names of its feeds."""
+
+        def walk(source: Any, given: Clip, until: Any) -> Iterator[Any]:
+            count = 0
+            for step in self.walk(source, given, until) if self.walk is not None else ():
+                points = getattr(step[0], "points", None)
+                if points is not None:
+                    self._points[clip + (f"#{count}" if count else "")] = points
+                    count += 1
+                yield step
+
+        return walk
+
+    def points_of(self, feed: str) -> Points | None:
+        """Where a joint was evaluated in a feed of that name; None if it is none of a joint."""
+        return self._points.get(feed) if self.path == "joint" else None
 
     # -------------------------------------------------------------- running
 

@@ -70,3 +70,13 @@ def test_a_log_of_a_softmax_in_float16_is_said_in_the_report(reference: Any, tmp
     entry = {"convert": {"recipe": "cpu_traced", "precision": "float16"}}
     checks = execute("joint", candidates={"it": entry}).candidates["it"].checks
     assert "log_of_softmax" in {check.kind for check in checks}
+
+
+def test_weights_that_are_not_the_checkpoints_are_said(reference: Any, tmp_path: Path) -> None:
+    joint = copy.deepcopy(reference.joint)
+    joint.joint_net[-1].weight.data[97:] *= 0.5
+    for precision in ("float32", "float16"):
+        (found,) = joint_checks(built(joint, tmp_path, precision=precision), reference.joint)
+        assert found.kind == "weights_differ"
+        assert found.detail == "5 of 102 rows of joint.joint_net.2.weight are not the checkpoint's"
+        assert list(joint_checks(built(reference.joint, tmp_path, precision=precision), reference.joint)) == []

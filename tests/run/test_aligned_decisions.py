@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from layerdiff import quiet
+from layerdiff import config, convert, quiet, run
+from layerdiff.config import ConvertConfig
 from layerdiff.mil import load
+from layerdiff.progress import SILENT
 from layerdiff.run.aligned import compare_feed, result_of
+from layerdiff.run.aligned_decisions import Decisions
 from layerdiff.run.aligned_trial import AlignedTrial
-from layerdiff.run.frame_decisions import FrameDecisions
 from layerdiff.run.runs import PackageRuns
+from layerdiff.sources.nemo import NemoSource
 from layerdiff.sources.torch_source import TorchSource
 
+CLIPS = sorted(str(path) for path in (Path(__file__).parents[2] / "audio").glob("*.wav"))
 ABOUT = {"module": "ConvASRDecoder", "blank": 12, "frame_s": 0.08}
 
 
@@ -83,9 +89,33 @@ def test_frames_that_decide_for_another_token_are_counted(tmp_path: Path) -> Non
 
 
 def test_other_references_have_none() -> None:
-    assert FrameDecisions.of({"module": "RNNTJoint", "blank": 12}) is None
-    assert FrameDecisions.of({}) is None
-    lens = FrameDecisions.of(ABOUT)
+    assert Decisions.of(SimpleNamespace(description={"module": "Linear", "blank": 12})) is None
+    assert Decisions.of(SimpleNamespace(description={})) is None
+    lens = Decisions.of(SimpleNamespace(description=ABOUT))
     assert lens is not None
     lens.take("encoder", reference=np.zeros((1, 5, 16)), candidate=np.zeros((1, 5, 16)), clip="a.wav")
     assert lens.result() is None
+
+
+def test_an_aligned_joint_decides_as_it_does_along_its_path(reference: NemoSource, tmp_path: Path) -> None:
+    """Without a stage map the same decisions are counted as with one."""
+    package = convert.build(reference, "joint", ConvertConfig(precision="float32", recipe="cpu_traced"))
+    copied = tmp_path / "Joint.mlpackage"
+    shutil.copytree(package, copied)
+    values = {
+        "reference": {"nemo": "parakeet-tdt-mini", "component": "joint"},
+        "candidates": {"it": {"coreml": str(copied)}},
+        "inputs": {"audio": CLIPS[:2]},
+    }
+    found = run.execute(config.from_mapping(values), progress=SILENT).candidates["it"].tdt
+    stages = convert.default_stages("joint", source=reference)
+    walked = run.execute(config.from_mapping({**values, "stages": stages}), progress=SILENT, reference=reference)
+    expected = walked.candidates["it"].tdt
+    assert found is not None
+    assert expected is not None
+    assert (found.points, found.candidate_all_negative) == (expected.points, expected.candidate_all_negative)
+    assert found.summary == expected.summary
+    assert (found.first_all_negative.clip, found.first_all_negative.frame) == (  # type: ignore[union-attr]
+        expected.first_all_negative.clip,  # type: ignore[union-attr]
+        expected.first_all_negative.frame,  # type: ignore[union-attr]
+    )
