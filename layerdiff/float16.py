@@ -24,6 +24,11 @@ MANY_SMALL = 0.25
 MUCH = 0.05
 """The same of values that are lost."""
 
+LOG_LARGEST = 10.39
+"""Where the Neural Engine's exp(x) was seen to overflow, a little below log(65504) = 11.09 (coremltools #2687)."""
+EXPONENTIAL = frozenset({"softplus", "logsumexp"})
+"""Kinds of op that may be computed by way of exp(x)."""
+
 NORMS = frozenset({"layer_norm", "group_norm", "instance_norm", "rms_norm", "batch_norm"})
 """Kinds of op that square their operand on the way, unless their kernel scales it first."""
 
@@ -107,5 +112,7 @@ def risks_of(extent: Extent, node: Node | None, known: Mapping[str, Extent]) -> 
     if kind == "log_softmax" and share > MUCH:
         yield f"{share:.0%} would be lost if it is computed as log(softmax(x))"
     operands = [known[name] for name in (node.inputs if node is not None else ()) if name in known]
+    if kind in EXPONENTIAL and any(operand.largest > LOG_LARGEST for operand in operands):
+        yield "exp(x) of its operand overflows, unless its kernel subtracts the maximum first"
     if kind in NORMS and any(operand.largest**2 > LARGEST for operand in operands):
         yield "the squares of its operand overflow, unless its kernel scales them"

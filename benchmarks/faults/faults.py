@@ -207,21 +207,29 @@ def channel_permutation(source: SimpleNamespace, random: Random) -> Placed:
 # ------------------------------------------------------------------ functions
 
 
-class Then(nn.Module):
-    """A layer and what is done to its output."""
+class Around(nn.Module):
+    """A module in the place of another one, which it holds: it has its attributes, as NeMo asks layers for sizes."""
 
-    def __init__(self, layer: nn.Module, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, inner: nn.Module) -> None:
         super().__init__()
-        self.layer, self._function = layer, function
+        self.inner = inner
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(self.layer, name)  # NeMo asks layers for their sizes
+            return getattr(self.inner, name)
+
+
+class Then(Around):
+    """A layer and what is done to its output."""
+
+    def __init__(self, inner: nn.Module, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__(inner)
+        self._function = function
 
     def forward(self, value: torch.Tensor, **options: Any) -> torch.Tensor:
-        return self._function(self.layer(value, **options))
+        return self._function(self.inner(value, **options))
 
 
 def behind_last(source: SimpleNamespace, function: Callable[[torch.Tensor], torch.Tensor]) -> tuple[str, ...]:
@@ -402,18 +410,8 @@ def nan_source(source: SimpleNamespace, random: Random) -> Placed:
     return Placed((path, "joint/"), f"{path}: {kind}")
 
 
-class WholeLength(nn.Module):
+class WholeLength(Around):
     """An encoder that takes everything it is given for valid, whatever length it is told."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.inner, name)
 
     def forward(self, audio_signal: torch.Tensor, length: torch.Tensor) -> Any:
         return self.inner(audio_signal=audio_signal, length=length * 0 + audio_signal.shape[-1])
@@ -431,18 +429,8 @@ def length_mask(source: SimpleNamespace, random: Random) -> Placed:
     return Placed(stages, f"the last {masked} mel frames are not masked", feed=shorter)
 
 
-class NarrowLength(nn.Module):
+class NarrowLength(Around):
     """A front-end that counts samples in 16 bits."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.inner, name)
 
     def forward(self, input_signal: torch.Tensor, length: torch.Tensor) -> Any:
         return self.inner(input_signal=input_signal, length=length.to(torch.int16).to(torch.int64))

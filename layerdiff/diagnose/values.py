@@ -5,13 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from layerdiff.diagnose.evidence import Evidence, channels_of, finding, removed, rows_of
+from layerdiff.float16 import EXPONENTIAL, LOG_LARGEST
 from layerdiff.records import Finding
 
 FLOAT16_MAX = 65504.0
-LOG_LARGEST = 10.39
-"""Where the Neural Engine's exp(x) was seen to overflow, a little below log(65504) = 11.09 (coremltools #2687)."""
-EXPONENTIAL = frozenset({"softplus", "logsumexp"})
-"""Kinds of op that may be computed by way of exp(x)."""
 
 
 def nan_source(evidence: Evidence) -> Finding | None:

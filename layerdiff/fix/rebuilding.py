@@ -37,7 +37,8 @@ class Rebuilt:
 
     @property
     def passes(self) -> bool:
-        return self.result.status == "pass"
+        """Whether every stage is within its limits, and no decision changes but near-ties."""
+        return not _why(self.result)
 
 
 @dataclass
@@ -89,7 +90,10 @@ class Rebuilding:
         )
         stages = stages_after(subject.stages, recipe, load_program(path), subject.reference.joint)
         result = subject.compare(self.progress, package=path, stages=stages)
-        self.attempts.append(Attempt(way, tuple(str(group) for group in groups), result.status, _why(result)))
+        why, kept = _why(result), tuple(str(group) for group in groups)
+        self.attempts.append(
+            Attempt(way, kept, "pass" if not why else result.status if result.status != "pass" else "fail", why)
+        )
         return Rebuilt(path, result, tuple(groups), path, tuple(self.attempts))
 
     def with_float32_ops(self, way: str, recipe: Recipe, plain: Rebuilt) -> Rebuilt:
@@ -107,6 +111,10 @@ class Rebuilding:
 
 
 def _why(result: CandidateResult) -> str:
-    """The first stage that keeps a candidate from passing, and why."""
+    """What keeps a candidate from passing: the first stage beyond its limits, or decisions that change; else empty."""
     row = next((row for row in result.stages if row.status in ("fail", "unknown")), None)
-    return "" if row is None or result.status == "pass" else f"{row.name}: {row.reason}"
+    if row is not None and result.status != "pass":
+        return f"{row.name}: {row.reason}"
+    tdt = result.tdt
+    changed = 0 if tdt is None else tdt.token_flips + tdt.duration_flips + tdt.frame_advance_flips
+    return "" if tdt is None or changed <= tdt.near_ties else tdt.summary

@@ -52,9 +52,10 @@ class Net(torch.nn.Module):
         self.large = torch.nn.Linear(8, 8)
         self.large.weight.data *= 1e6
         self.last = torch.nn.Linear(8, 8)
+        self.soft = torch.nn.Softplus()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        loud = torch.tanh(self.large(x))
+        loud = torch.tanh(self.large(x) + 0 * self.soft(20 * x))
         return torch.log(torch.softmax(40 * self.last(loud), dim=-1) + 1e-9)
 
 
@@ -83,6 +84,8 @@ def test_risks_are_predicted_without_any_conversion(measured: list[Headroom]) ->
     assert large.headroom < 1
     assert "infinite in float16" in large.risks[0]
     assert not found["last"].risks
+    softplus = next(entry for entry in measured if entry.kind == "softplus")
+    assert softplus.risks[-1] == "exp(x) of its operand overflows, unless its kernel subtracts the maximum first"
     soft = next(entry for entry in measured if entry.kind == "softmax")
     assert "of the probabilities become 0" in soft.risks[0]
     log = next(entry for entry in measured if entry.kind == "log")
@@ -98,7 +101,7 @@ def test_the_list_fits_and_shows_what_is_at_risk_alone(measured: list[Headroom],
     assert max(map(len, text.splitlines())) <= width
     assert "large (linear)" in text
     assert "last (linear)" not in text
-    assert "1 overflow float16" in " ".join(text.split())
+    assert "2 overflow float16" in " ".join(text.split())
     everything = io.StringIO()
     view.render(measured, terminal.console_for(everything, color=False, width=width), show_all=True)
     assert "last (linear)" in everything.getvalue()
