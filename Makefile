@@ -35,6 +35,8 @@ demo: install
 	  echo 'on purpose, layerdiff found it and answered with exit code 1, as it would in'; \
 	  echo 'your CI. Without that conversion it answers 0:'; \
 	  echo '  $(BIN)/layerdiff run configs/joint.yaml --candidate raw_logits'; \
+	  echo 'and this repairs it:'; \
+	  echo '  $(BIN)/layerdiff fix configs/joint.yaml --candidate cpu_traced'; \
 	else \
 	  echo "The demo is broken: layerdiff should have ended with exit code 1, and ended with $$code." >&2; exit 1; \
 	fi
