@@ -217,12 +217,19 @@ def _rounded(change: Change) -> Kind | None:
 def _levels(weight: Array, axis: int | None = None) -> int:
     """The number of different values, of the whole or of the row or column that has most; many if that says nothing."""
     if axis is None:
-        count = len(np.unique(weight.astype(np.float32)))
+        count = _different(weight.ravel())
         return count if 4 * count <= weight.size else 10**9
     lines = weight if axis == 1 else weight.T
     picked = lines[np.linspace(0, len(lines) - 1, min(len(lines), 32)).astype(int)]
-    count = max(len(np.unique(line.astype(np.float32))) for line in picked)
+    count = max(_different(line) for line in picked)
     return count if 2 * count <= lines.shape[1] else 10**9
+
+
+def _different(values: Array) -> int:
+    """The number of values that are more than noise apart, which is far less than unrelated values are."""
+    ordered = np.sort(values)
+    noise = min(1e-4, 0.05 / len(ordered)) * float(np.abs(ordered).max(initial=0.0))
+    return 1 + int((np.diff(ordered) > noise).sum())
 
 
 def _other(change: Change) -> Kind:

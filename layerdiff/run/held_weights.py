@@ -7,7 +7,7 @@ folded into the convolution before it is folded here as well.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 GATES = np.array([0, 1, 3, 2])
 """Order of torch's gates of an LSTM (input, forget, cell, output) in that of MIL (input, forget, output, cell)."""
+
+
+AGREES = 1e-5
+"""Relative error up to which a value with a norm in it counts as equal: the converter computed it in float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +44,14 @@ class HeldWeight:
     gates: bool = False
     shape: tuple[int, ...] = ()
     """The shape of the constant."""
+    norm: tuple[Array, Array] | None = None
+    """Of a weight with a norm folded into it what the constant is multiplied by and moved by, row by row."""
 
     def as_constant(self, value: Array) -> Array:
         """A value in the layout of the candidate's constant."""
         value = _gates_moved(value) if self.gates else value  # exchanging two gates undoes itself
+        if self.norm is not None:
+            value = value * self.norm[0] + self.norm[1]
         return np.ascontiguousarray((value.T if self.is_transposed else value).reshape(self.shape))
 
 
@@ -187,4 +195,27 @@ def _with_folded_epsilon(pairs: list[HeldWeight], reference: Outline, node: Node
         relative = [np.abs(p.held - p.expected) / (np.abs(p.expected) + 1e-12) for p in found]
         return float(np.median(np.concatenate([error.ravel() for error in relative])))
 
-    return min((under(epsilon) for epsilon in EPSILONS), key=typical_error) if pairs else pairs
+    if not pairs:
+        return pairs
+    errors = {epsilon: typical_error(under(epsilon)) for epsilon in EPSILONS}
+    best = min(errors, key=lambda epsilon: errors[epsilon])
+    usual = EPSILONS[0]  # of damaged weights all of them are far off, and the nearest says nothing
+    return list(_without_norm(pairs, reference, node, best if errors[best] < 0.1 * errors[usual] else usual))
+
+
+def _without_norm(pairs: list[HeldWeight], reference: Outline, norm: Node, epsilon: float) -> Iterator[HeldWeight]:
+    """The pairs with the norm taken out of both sides, so that they are weights of the convolution alone again."""
+    own, inner = _read(reference, norm), _read(reference, reference.by_name[norm.inputs[0]])
+    factors = own.get("weight", np.ones(1)) / np.sqrt(own["running_var"] + epsilon)
+    factors = np.where(np.abs(factors) < np.finfo(np.float32).tiny, 1.0, factors)
+    for pair in pairs:
+        scale, shift = factors.reshape(-1, *[1] * (pair.expected.ndim - 1)), np.zeros(1)
+        expected = inner.get(pair.role, np.zeros(len(factors)))
+        if pair.role == "bias":
+            shift = own.get("bias", np.zeros(1)) - own["running_mean"] * factors
+        folded = expected * scale + shift
+        agrees = np.abs(pair.held - folded) <= AGREES * np.abs(
+            folded
+        )  # a small difference of large numbers says nothing
+        held = np.where(agrees, expected, (pair.held - shift) / scale)
+        yield replace(pair, expected=expected, held=held, norm=(scale, shift))

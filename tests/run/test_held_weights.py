@@ -99,6 +99,15 @@ def test_a_changed_weight_is_found_and_proved(net: Net, tmp_path: Path, path: st
     assert found.confidence > 0.999
 
 
+def test_a_fault_in_front_of_a_folded_norm_is_seen_without_the_norm(net: Net, tmp_path: Path) -> None:
+    damaged = copy.deepcopy(net)
+    damaged.conv.weight.data *= 3
+    damaged.conv.bias.data *= 3  # type: ignore[union-attr]
+    found = finding(net, damaged, tmp_path)
+    assert (found.cause, found.stage) == ("scale", "norm")
+    assert found.evidence["factor"] == pytest.approx(3, rel=1e-4)
+
+
 def test_a_constant_is_exchanged_in_one_model_alone(net: Net, tmp_path: Path) -> None:
     model = load(converted(net, tmp_path))
     assert isinstance(model, Model)
