@@ -127,7 +127,7 @@ Kind = tuple[str, str, str, dict[str, Any]]
 
 def _kind_of(change: Change) -> Kind:
     if all(role.rpartition(".")[2].startswith("bias") for role in change.roles):
-        biases = [change.sides[role] for role in sorted(change.roles)]
+        biases = list(change.sides.values())
         if not any(found.any() for _, found in biases):
             return "bias_missing", "the bias of the op is zero", "give the converted op its bias", {}
         largest = max(float(np.abs(found - expected).max()) for expected, found in biases)

@@ -1,7 +1,7 @@
 """What the op of a stage should hold and what the candidate's op holds, in the layout of the reference's weights.
 
 Pairs are made by what the weights are for, not by their values, so damaged ones are found too. A batch norm that was
-folded into the convolution before it is folded here as well.
+folded into the convolution before it is taken out again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from layerdiff.align.graph import Graph
 from layerdiff.align.names import match_names
 from layerdiff.align.weight_norms import EPSILONS
+from layerdiff.audit.storage import as_float16
 
 if TYPE_CHECKING:
     from layerdiff.outline import Node, Outline
@@ -24,8 +25,9 @@ GATES = np.array([0, 1, 3, 2])
 """Order of torch's gates of an LSTM (input, forget, cell, output) in that of MIL (input, forget, output, cell)."""
 
 
-AGREES = 1e-5
-"""Relative error up to which a value with a norm in it counts as equal: the converter computed it in float32."""
+COMPUTED, STORED = 1e-5, 2.0**-10
+"""Relative error up to which a value with a norm in it counts as equal: the converter computed it in float32, and may
+have stored it in float16."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +37,7 @@ class HeldWeight:
     role: str
     """`weight`, `bias`, `weight_ih`, …"""
     expected: Array
-    """float64; the reference's, after folding."""
+    """float64; the reference's."""
     held: Array
     """float64; the candidate's, in the same layout."""
     constant: str
@@ -72,7 +74,7 @@ def held_weights(reference: Outline, candidate: Outline, node: Node, other: Node
     for role, weight in known.items():
         if role in expected and weight.read is not None:
             pairs += _paired(role, expected[role], np.asarray(weight.read(), np.float64), weight.name)
-    return _with_folded_epsilon(pairs, reference, node, other)
+    return _without_norm(pairs, reference, node, other)
 
 
 def held_between(reference: Outline, candidate: Outline, result: str, before: Collection[str]) -> list[HeldWeight]:
@@ -170,52 +172,60 @@ def _expected(reference: Outline, node: Node, other: Node) -> Mapping[str, Array
 
 def _folded(reference: Outline, norm: Node, epsilon: float) -> Mapping[str, Array]:
     """Weight and bias of the convolution before a norm, with the norm in it."""
+    inner = _inner(reference, norm)
+    if "weight" not in inner:
+        return {}
+    folds = {role: _fold(reference, norm, epsilon, role, value.ndim) for role, value in inner.items()}
+    return {role: value * folds[role][0] + folds[role][1] for role, value in inner.items()}
+
+
+def _inner(reference: Outline, norm: Node) -> Mapping[str, Array]:
+    """Weight and bias of the convolution before a norm; nothing if there is none, or the norm keeps no statistics."""
     before = reference.by_name.get(norm.inputs[0]) if norm.inputs else None
-    if before is None or before.kind != "conv":
+    own = _read(reference, norm)
+    if before is None or before.kind != "conv" or not {"running_mean", "running_var"} <= own.keys():
         return {}
-    own, inner = _read(reference, norm), _read(reference, before)
-    if not {"running_mean", "running_var"} <= own.keys() or "weight" not in inner:
-        return {}
-    factors = own.get("weight", np.ones(1)) / np.sqrt(own["running_var"] + epsilon)
-    weight = inner["weight"] * factors.reshape(-1, *[1] * (inner["weight"].ndim - 1))
-    shift = (inner.get("bias", np.zeros(1)) - own["running_mean"]) * factors + own.get("bias", np.zeros(1))
-    return {"weight": weight, "bias": shift}
+    return {"bias": np.zeros(len(own["running_var"])), **_read(reference, before)}
 
 
-def _with_folded_epsilon(pairs: list[HeldWeight], reference: Outline, node: Node, other: Node) -> list[HeldWeight]:
-    """The pairs with the norm's epsilon under which most values agree; no outline says which one it is."""
-    if node.kind != "batch_norm" or other.kind != "conv":
+def _fold(reference: Outline, norm: Node, epsilon: float, role: str, rank: int) -> tuple[Array, Array]:
+    """What a norm multiplies a weight or bias of so many axes by, and what it adds, row by row."""
+    own = _read(reference, norm)
+    factors = np.asarray(own.get("weight", np.ones(1)) / np.sqrt(own["running_var"] + epsilon))
+    factors = np.where(np.abs(factors) < np.finfo(np.float32).tiny, 1.0, factors)
+    shift = own.get("bias", np.zeros(1)) - own["running_mean"] * factors if role == "bias" else np.zeros(1)
+    return factors.reshape(-1, *[1] * (rank - 1)), np.asarray(shift)
+
+
+def _without_norm(pairs: list[HeldWeight], reference: Outline, norm: Node, other: Node) -> list[HeldWeight]:
+    """The pairs with the norm taken out of both sides, so that they are weights of the convolution alone again.
+
+    No outline says what the norm's epsilon is: it is the usual one, unless far more values agree under another.
+    """
+    if norm.kind != "batch_norm" or other.kind != "conv" or not pairs:
         return pairs
 
-    def under(epsilon: float) -> list[HeldWeight]:
-        folded = _folded(reference, node, epsilon)
-        return [HeldWeight(p.role, folded[p.role], p.held, p.constant, p.is_transposed, shape=p.shape) for p in pairs]
-
-    def typical_error(found: list[HeldWeight]) -> float:
-        relative = [np.abs(p.held - p.expected) / (np.abs(p.expected) + 1e-12) for p in found]
+    def typical_error(epsilon: float) -> float:
+        folded = _folded(reference, norm, epsilon)
+        relative = [np.abs(p.held - folded[p.role]) / (np.abs(folded[p.role]) + 1e-12) for p in pairs]
         return float(np.median(np.concatenate([error.ravel() for error in relative])))
 
-    if not pairs:
-        return pairs
-    errors = {epsilon: typical_error(under(epsilon)) for epsilon in EPSILONS}
-    best = min(errors, key=lambda epsilon: errors[epsilon])
-    usual = EPSILONS[0]  # of damaged weights all of them are far off, and the nearest says nothing
-    return list(_without_norm(pairs, reference, node, best if errors[best] < 0.1 * errors[usual] else usual))
+    errors = {epsilon: typical_error(epsilon) for epsilon in EPSILONS}
+    best, usual = min(errors, key=lambda epsilon: errors[epsilon]), EPSILONS[0]
+    epsilon = best if errors[best] < 0.1 * errors[usual] else usual
+    inner = _inner(reference, norm)
+    return [
+        _unfolded(pair, inner[pair.role], _fold(reference, norm, epsilon, pair.role, pair.expected.ndim))
+        for pair in pairs
+    ]
 
 
-def _without_norm(pairs: list[HeldWeight], reference: Outline, norm: Node, epsilon: float) -> Iterator[HeldWeight]:
-    """The pairs with the norm taken out of both sides, so that they are weights of the convolution alone again."""
-    own, inner = _read(reference, norm), _read(reference, reference.by_name[norm.inputs[0]])
-    factors = own.get("weight", np.ones(1)) / np.sqrt(own["running_var"] + epsilon)
-    factors = np.where(np.abs(factors) < np.finfo(np.float32).tiny, 1.0, factors)
-    for pair in pairs:
-        scale, shift = factors.reshape(-1, *[1] * (pair.expected.ndim - 1)), np.zeros(1)
-        expected = inner.get(pair.role, np.zeros(len(factors)))
-        if pair.role == "bias":
-            shift = own.get("bias", np.zeros(1)) - own["running_mean"] * factors
-        folded = expected * scale + shift
-        agrees = np.abs(pair.held - folded) <= AGREES * np.abs(
-            folded
-        )  # a small difference of large numbers says nothing
-        held = np.where(agrees, expected, (pair.held - shift) / scale)
-        yield replace(pair, expected=expected, held=held, norm=(scale, shift))
+def _unfolded(pair: HeldWeight, expected: Array, fold: tuple[Array, Array]) -> HeldWeight:
+    """A pair without the norm; where both sides agree with it they are the same, as small differences of large numbers
+    say nothing."""
+    scale, shift = fold
+    folded = expected * scale + shift
+    is_float16 = np.array_equal(as_float16(pair.held), pair.held)
+    agrees = np.abs(pair.held - folded) <= (STORED if is_float16 else COMPUTED) * np.abs(folded)
+    held = np.where(agrees, expected, (pair.held - shift) / scale)
+    return replace(pair, expected=expected, held=held, norm=fold)
