@@ -26,7 +26,7 @@ install:
 	@command -v $(PYTHON) >/dev/null || { echo "SetupError: there is no '$(PYTHON)' on this machine." >&2; \
 	  echo '  in Makefile, PYTHON' >&2; \
 	  echo '  install Python 3.11, 3.12 or 3.13, or name it: make PYTHON=/path/to/python3.11 …' >&2; exit 2; }
-	@$(PYTHON) tools/install.py nemo onnx dev
+	@$(PYTHON) tools/install.py nemo onnx ray dev
 
 demo: install
 	@$(BIN)/layerdiff run configs/joint.yaml; code=$$?; echo; \

@@ -20,6 +20,7 @@ import numpy as np
 
 from layerdiff.errors import EngineError, FeedError
 from layerdiff.records import COMPONENTS, Call, Captured, Clip, Component, Points
+from layerdiff.sources.calls import encoder_call, encoder_frames, preprocessor_call
 from layerdiff.sources.coreml_portable import PortableSource, origin
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def walk_reference(
         until: the last component to run.
         find_points: called once, after the encoder.
     """
-    call = preprocessor_call(clip)
+    call = preprocessor_call(clip.samples)
     captured = reference.run(call, tensors.get("preprocessor", ()))
     yield call, captured
     if until == "preprocessor":
@@ -93,23 +94,6 @@ def walk_reference(
     for part in chunks(points):
         call = joint_call(frames, captured.outputs["decoder"], part)
         yield call, reference.run(call, tensors.get("joint", ()))
-
-
-def preprocessor_call(clip: Clip) -> Call:
-    """The clip's samples as a batch of one."""
-    length = np.array([len(clip.samples)], np.int32)
-    return Call("preprocessor", {"audio_signal": clip.samples[None], "audio_length": length})
-
-
-def encoder_call(preprocessor: Captured) -> Call:
-    """The encoder fed with a preprocessor's output."""
-    return Call("encoder", {name: preprocessor.outputs[name] for name in ("mel", "mel_length")})
-
-
-def encoder_frames(encoder: Captured) -> Array:
-    """float32[T, D]; the encoder's valid frames."""
-    length = int(encoder.outputs["encoder_length"][0])
-    return np.ascontiguousarray(encoder.outputs["encoder"][0, :, :length].T)
 
 
 def decode_steps(reference: Reference, points: Points, tensors: Sequence[str]) -> tuple[Call, Captured]:

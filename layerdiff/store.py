@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from layerdiff.errors import OutputError
 
@@ -43,14 +43,27 @@ def write_atomically(path: str | Path, content: bytes | str) -> Path:
     Raises:
         OutputError: the file could not be written; what was there before is unchanged.
     """
+    with written_atomically(path) as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+    return Path(path)
+
+
+@contextmanager
+def written_atomically(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write into piece by piece, which takes its name when the body has ended without an exception.
+
+    The folder is created if it is absent.
+
+    Raises:
+        OutputError: the file could not be written; what was there before is unchanged.
+    """
     path = Path(path)
-    data = content.encode("utf-8") if isinstance(content, str) else content
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(name, _mode_for(path))
@@ -58,7 +71,6 @@ def write_atomically(path: str | Path, content: bytes | str) -> Path:
         except BaseException:
             os.unlink(name)
             raise
-    return path
 
 
 def replace_folder(temporary: str | Path, final: str | Path) -> Path:

@@ -38,7 +38,7 @@ LEVELS = {
     2: {"binding", "convert", "sources"},
     3: {"align", "capture", "decode", "expose"},
     4: {"audit", "compare", "diagnose", "inspection", "report"},
-    5: {"fix", "run", "sweep"},
+    5: {"corpus", "fix", "run", "sweep"},
     6: {"__init__", "__main__", "cli", "pytest_plugin"},
 }
 
@@ -47,6 +47,7 @@ EXCEPTIONS = {
     ("report", "inspection"): "what inspect found is rendered as it is",
     ("records", "report"): "lazily: Report.to_frame() makes a pandas frame of the rows that every report shows",
     ("float16", "outline"): "the risks of a tensor depend on the kind of op that makes it",
+    ("corpus", "run"): "a candidate is built and opened as for a comparison",
     ("fix", "run"): "a repair is proved by running the comparison",
     ("__main__", "cli"): "python -m layerdiff is the command line",
     ("outline", "fingerprint"): "a weight of an outline has a fingerprint",

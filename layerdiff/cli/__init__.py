@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layerdiff.cli import capture, execute, explain, expose, fix, headroom, inspect, run
+from layerdiff.cli import capture, decode, execute, explain, expose, fix, headroom, inspect, run
 from layerdiff.cli.app import app
 from layerdiff.cli.ends import exit_code, tolerant_of_closed_pipe
 from layerdiff.cli.run import compare, show
@@ -18,6 +18,7 @@ __all__ = [
     "app",
     "capture",
     "compare",
+    "decode",
     "execute",
     "exit_code",
     "explain",

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-ORDER = ("run", "inspect", "capture", "convert", "expose", "explain", "headroom", "fix", "exec")
+ORDER = ("run", "inspect", "capture", "convert", "expose", "explain", "headroom", "fix", "decode", "exec")
 """The commands as the help lists them: what most people look for first."""
 
 
@@ -33,6 +33,11 @@ Config_ = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, e.g
 Candidate = Annotated[
     list[str] | None, typer.Option("--candidate", metavar="NAME", help="Only this candidate; may be repeated.")
 ]
+Audio = Annotated[
+    list[str] | None,
+    typer.Option("--audio", metavar="PATH", help="Replaces inputs.audio; a file or pattern; may be repeated."),
+]
+Dir = Annotated[str | None, typer.Option("--dir", metavar="FOLDER", help="The run directory.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and what other libraries print.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colours; so does NO_COLOR.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the verdict.")]

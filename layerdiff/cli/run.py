@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from layerdiff.cli.app import Candidate, Config_, Debug, NoColor, Quiet, app
+from layerdiff.cli.app import Audio, Candidate, Config_, Debug, Dir, NoColor, Quiet, app
 from layerdiff.cli.ends import end, progress_bar, tolerant_of_closed_pipe
 
 if TYPE_CHECKING:
@@ -23,15 +23,12 @@ def run(
     context: typer.Context,
     config: Config_,
     candidate: Candidate = None,
-    audio: Annotated[
-        list[str] | None,
-        typer.Option("--audio", metavar="PATH", help="Replaces inputs.audio; a file or pattern; may be repeated."),
-    ] = None,
+    audio: Audio = None,
     points: Annotated[
         str | None,
         typer.Option("--points", metavar="path|lattice", help="Compare the joint on the greedy path or everywhere."),
     ] = None,
-    dir: Annotated[str | None, typer.Option("--dir", metavar="FOLDER", help="The run directory.")] = None,
+    dir: Dir = None,
     search: Annotated[
         bool, typer.Option("--search", help="Find the first bad op of a large model without comparing all of it.")
     ] = False,

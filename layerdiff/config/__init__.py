@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from layerdiff.config.corpora import DecodeConfig, ExecutionConfig, SweepConfig
 from layerdiff.config.document import Document, read
 from layerdiff.config.messages import as_config_error
 from layerdiff.config.models import (
@@ -33,12 +34,15 @@ __all__ = [
     "CandidateConfig",
     "Config",
     "ConvertConfig",
+    "DecodeConfig",
+    "ExecutionConfig",
     "ExpectConfig",
     "Index",
     "InputsConfig",
     "OutputsConfig",
     "ReferenceConfig",
     "StageConfig",
+    "SweepConfig",
     "from_mapping",
     "load",
     "override",
@@ -99,10 +103,14 @@ def override(
     *,
     candidates: Sequence[str] = (),
     audio: Sequence[str] = (),
+    manifest: str | None = None,
     points: str | None = None,
     dir: str | None = None,
     search: bool = False,
     limits: str | None = None,
+    swaps: bool = False,
+    ray: str | None = None,
+    workers: int | None = None,
 ) -> Config:
     """The configuration with the options of the command line in place of its own values.
 
@@ -110,10 +118,14 @@ def override(
         config: stays as it is.
         candidates: the names of those to keep; all of them if empty.
         audio: replaces every other input.
+        manifest: the same.
         points: `path` or `lattice`.
         dir: the run directory.
         search: whether to search for the first bad stage.
         limits: `measured` or `estimated`.
+        swaps: whether to decode every mixture of components.
+        ray: the address of a cluster, or `auto`.
+        workers: processes of the cluster.
 
     Raises:
         ConfigError: a candidate does not exist, or a value is not one of the choices.
@@ -128,6 +140,12 @@ def override(
     if audio:
         kept = {key: value for key, value in values["inputs"].items() if key not in ("manifest", "tensors")}
         values["inputs"] = {**kept, "audio": list(audio)}
+    if manifest is not None:
+        kept = {key: value for key, value in values["inputs"].items() if key not in ("audio", "tensors")}
+        values["inputs"] = {**kept, "manifest": manifest}
+    if swaps:
+        values["decode"]["swaps"] = True
+    values["execution"] |= {key: value for key, value in (("ray", ray), ("workers", workers)) if value is not None}
     if points is not None:
         values["inputs"]["points"] = points
     if dir is not None:

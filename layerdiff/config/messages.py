@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from layerdiff.config.document import Document, Key, dotted, kind_of
-from layerdiff.config.models import REFUSED, WRONG_KIND, Section
+from layerdiff.config.section import REFUSED, WRONG_KIND, Section
 from layerdiff.errors import ConfigError, known_names, nearest
 
 _EXPECTED = {

@@ -7,77 +7,20 @@ without a value counts as absent. Nothing here opens a file: paths are checked w
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
-from layerdiff.config.document import kind_of
+from layerdiff.config.corpora import DecodeConfig, ExecutionConfig, SweepConfig, Target, Weights
+from layerdiff.config.section import Number, Section, one_of, refuse
 from layerdiff.config.slices import Index, parse_slice
 from layerdiff.errors import known_names
 from layerdiff.records import COMPONENTS, METRICS
 
-REFUSED = "layerdiff"
-"""The pydantic error type of the rules below; its context holds `what`, `key`, `detail` and `action`."""
-
-WRONG_KIND = "layerdiff_kind"
-"""The error type of a value of a kind that the key does not take; its context is that of `_wrong_kind`."""
-
-Number = Annotated[float, Field(allow_inf_nan=False)]
-
-
-def refuse(
-    what: str, *, key: tuple[str | int, ...] = (), detail: str | None = None, action: str | None = None
-) -> PydanticCustomError:
-    """The error of a rule that is broken at `key`, counted from the model that holds the rule."""
-    return PydanticCustomError(REFUSED, "{what}", {"what": what, "key": key, "detail": detail, "action": action})
-
-
-class Section(BaseModel):
-    """What all parts of a configuration have in common: frozen, typed strictly, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _absent_without_value(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        return {key: value for key, value in values.items() if value is not None or key not in cls.model_fields}
-
-
-def _wrong_kind(got: object, *, expected: str, key: tuple[str | int, ...] = ()) -> PydanticCustomError:
-    """The error of a value that is not of the kind that the key takes."""
-    # pydantic writes out everything in the context, and the value may be of any size
-    kind, is_number = kind_of(got), isinstance(got, int | float)
-    context = {"kind": kind, "is_number": is_number, "expected": expected, "key": key}
-    return PydanticCustomError(WRONG_KIND, "expected {expected}", context)
-
-
-def _one_of(*choices: type) -> Callable[[Any], Any]:
-    """A validator that names the kinds of value a key takes, where pydantic would name each alternative apart."""
-    expected = " or ".join(_CHOICES[choice] for choice in choices)
-
-    def check(value: Any) -> Any:
-        if not isinstance(value, choices) or not value or (isinstance(value, str) and not value.strip()):
-            raise _wrong_kind(value, expected=expected)
-        parts = value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
-        for name, part in parts:
-            if not isinstance(part, str) or not part.strip():
-                raise _wrong_kind(part, expected="text", key=(name,))
-        return value
-
-    return check
-
-
-_CHOICES: dict[type, str] = {str: "text", list: "a list of texts", dict: "a mapping"}
-
-
 SOURCES = ("nemo", "torch", "onnx", "trace", "coreml")
 """The keys that say what a model is read from."""
 
-PathOrParts = Annotated[str | dict[str, str] | None, BeforeValidator(_one_of(str, dict))]
+PathOrParts = Annotated[str | dict[str, str] | None, BeforeValidator(one_of(str, dict))]
 
 
 class ReferenceConfig(Section):
@@ -122,6 +65,12 @@ class ConvertConfig(Section):
     with the choice of token and duration. Other components have one recipe, whatever stands here."""
     precision: Literal["float32", "float16"] = "float16"
     """The compute precision that coremltools is asked for."""
+    weights: Weights = "full"
+    """How the weights are compressed after the conversion."""
+    float32_ops: list[str] = Field(default=[])
+    """Names or types of ops that stay float32 in a float16 package."""
+    target: Target = "iOS17"
+    """The oldest system that runs the package."""
     debug: bool = True
     """Whether the package has the inner tensors as outputs too."""
 
@@ -170,7 +119,7 @@ class CandidateConfig(Section):
 class InputsConfig(Section):
     """What the models are fed with: exactly one of audio, manifest and tensors."""
 
-    audio: Annotated[str | list[str] | None, BeforeValidator(_one_of(str, list))] = None
+    audio: Annotated[str | list[str] | None, BeforeValidator(one_of(str, list))] = None
     """Audio files or patterns such as `audio/*.wav`."""
     manifest: Annotated[str | None, Field(min_length=1)] = None
     """A NeMo manifest, one JSON object per line."""
@@ -269,8 +218,8 @@ class Config(Section):
     """A whole configuration."""
 
     reference: ReferenceConfig
-    candidates: dict[str, CandidateConfig]
-    """By name, in the order of the report."""
+    candidates: dict[str, CandidateConfig] = Field(default={})
+    """By name, in the order of the report; may be absent only beside a `sweep`."""
     inputs: InputsConfig = InputsConfig()
     """May be absent only where a trace is the reference: it holds what was fed."""
     stages: dict[str, StageConfig] | None = None
@@ -280,8 +229,11 @@ class Config(Section):
     its limits; `estimated` runs each side once and goes by the depth and the declared dtypes."""
     search: bool = False
     """Whether to look for the first bad stage on the first input instead of comparing every one."""
-    thresholds: dict[str, Number] = {}
+    thresholds: dict[str, Number] = Field(default={})
     """Metric → limit; empty where the limits follow from the precision that a candidate declares."""
+    decode: DecodeConfig = DecodeConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+    sweep: SweepConfig | None = None
     outputs: OutputsConfig = OutputsConfig()
 
     _path: str | None = PrivateAttr(default=None)
@@ -306,7 +258,7 @@ class Config(Section):
 
 
 def _check_candidates(config: Config) -> None:
-    if not config.candidates:
+    if not config.candidates and config.sweep is None:
         action = "Give at least one, e.g. 'raw_logits: {convert: {}}'."
         raise refuse("The configuration has no candidate.", key=("candidates",), action=action)
     for name, candidate in config.candidates.items():

@@ -18,10 +18,30 @@ from layerdiff.records import Points
 if TYPE_CHECKING:
     from layerdiff.records import Array
 
+NEAR_TIE = 0.1
+"""A reference margin (logit units) below which another decision is called a near-tie: float16 keeps ten times less."""
+
 Predict = Callable[[int, Any], tuple["Array", Any]]
 """(token, state) → (float32[P], next state); the state before the first step is None."""
 Joint = Callable[["Array", "Array"], "Array"]
 """(float32[D] encoder frame, float32[P] prediction) → float32[V + 1 + durations], not normalised."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a joint decides at one point."""
+
+    token: int
+    duration: int
+    """In frames; 0 for a transducer without durations."""
+    token_margin: float | None = None
+    """The best token's logit minus the second best; None if only the decision is known."""
+    duration_margin: float | None = None
+    """The same of the durations; None without durations too."""
+
+
+Decide = Callable[["Array", "Array"], Decision]
+"""(float32[D] encoder frame, float32[P] prediction) → what is decided there."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +63,8 @@ class Path:
     """Every (frame, step) at which the joint was evaluated, in order; `points.tokens` is what the
     prediction network was fed, one token per step, as far as the joint used its answer."""
     emissions: tuple[Emission, ...]
+    decisions: tuple[Decision, ...] = ()
+    """What was decided at every point."""
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -60,7 +82,33 @@ def greedy_path(
     frame_s: float,
     max_symbols: int = 10,
 ) -> Path:
-    """Decodes greedily and records the points that were evaluated.
+    """Decodes greedily by the joint's logits and records the points that were evaluated.
+
+    Args:
+        encoder_frames: float32[T, D]; the valid frames only.
+        predict: one step of the prediction network.
+        joint: one point of the joint.
+        blank: token id of blank; also starts the sequence.
+        durations: in frames, in the order of the joint's last outputs; empty for RNN-T.
+        frame_s: seconds of audio per encoder frame.
+        max_symbols: at least 1.
+
+    Raises:
+        ValueError: `max_symbols` is below 1.
+    """
+
+    def by_logits(frame: Array, prediction: Array) -> Decision:
+        return decision(joint(frame, prediction), durations=durations)
+
+    return greedy(
+        encoder_frames, predict=predict, decide=by_logits, blank=blank, frame_s=frame_s, max_symbols=max_symbols
+    )
+
+
+def greedy(
+    encoder_frames: Array, *, predict: Predict, decide: Decide, blank: int, frame_s: float, max_symbols: int = 10
+) -> Path:
+    """Decodes greedily by decisions, wherever they come from, and records the points that were evaluated.
 
     At every point the best token and, independently, the best duration are taken. A token moves the
     prediction network on by a step; the duration moves the frame on. Blank with duration 0 moves on by 1.
@@ -70,9 +118,8 @@ def greedy_path(
     Args:
         encoder_frames: float32[T, D]; the valid frames only.
         predict: one step of the prediction network.
-        joint: one point of the joint.
+        decide: the decision at one point.
         blank: token id of blank; also starts the sequence.
-        durations: in frames, in the order of the joint's last outputs; empty for RNN-T.
         frame_s: seconds of audio per encoder frame.
         max_symbols: at least 1.
 
@@ -87,6 +134,7 @@ def greedy_path(
     frame, symbols_on_frame = 0, 0
     visited: list[tuple[int, int]] = []
     emissions: list[Emission] = []
+    decisions: list[Decision] = []
     fed: list[int] = []
     prediction, state = np.empty(0, np.float32), None
     while frame < len(encoder_frames):
@@ -94,24 +142,37 @@ def greedy_path(
             fed.append(emissions[-1].token if emissions else blank)
             prediction, state = predict(fed[-1], state)
         visited.append((frame, len(emissions)))
-        token, duration = decide(joint(encoder_frames[frame], prediction), durations=durations)
-        if token == blank:
-            advance = max(duration, 1)
+        chosen = decide(encoder_frames[frame], prediction)
+        decisions.append(chosen)
+        if chosen.token == blank:
+            advance = max(chosen.duration, 1)
         else:
-            emissions.append(Emission(token, frame, duration))
+            emissions.append(Emission(chosen.token, frame, chosen.duration))
             symbols_on_frame += 1
-            advance = duration or int(symbols_on_frame >= max_symbols)
+            advance = chosen.duration or int(symbols_on_frame >= max_symbols)
         frame += advance
         symbols_on_frame = 0 if advance else symbols_on_frame
-    return Path(_points(visited, fed, frame_s), tuple(emissions))
+    return Path(_points(visited, fed, frame_s), tuple(emissions), tuple(decisions))
 
 
-def decide(logits: Array, *, durations: Sequence[int]) -> tuple[int, int]:
+def decision(logits: Array, *, durations: Sequence[int]) -> Decision:
     """The best token and the best duration of one point; of equals, the first."""
     if not durations:
-        return int(np.argmax(logits)), 0
-    count = len(durations)
-    return int(np.argmax(logits[:-count])), int(durations[int(np.argmax(logits[-count:]))])
+        token, margin = best(logits)
+        return Decision(token, 0, margin)
+    token, token_margin = best(logits[: -len(durations)])
+    duration, duration_margin = best(logits[-len(durations) :])
+    return Decision(token, int(durations[duration]), token_margin, duration_margin)
+
+
+def best(logits: Array) -> tuple[int, float]:
+    """Index of the largest of float[W] values, of equals the first, and how far it is above the second largest.
+
+    The distance of a single value is inf.
+    """
+    first = int(np.argmax(logits))
+    rest = (part.max() for part in (logits[:first], logits[first + 1 :]) if len(part))
+    return first, float(logits[first]) - float(max(rest, default=-np.inf))
 
 
 def _points(visited: Sequence[tuple[int, int]], tokens: Sequence[int], frame_s: float) -> Points:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from layerdiff.decode.greedy import NEAR_TIE
 from layerdiff.records import DurationAnalysis, Flip, NegativePoint
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 FLIPS_SHOWN = 20
 """So many flips are listed; all are counted."""
-
-NEAR_TIE = 0.1
-"""A reference margin (logit units) below which a flip is called a near-tie: float16 keeps ten times less."""
 
 
 @dataclass(frozen=True)

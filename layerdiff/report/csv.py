@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from layerdiff.records import Report
@@ -44,6 +45,14 @@ def render_decisions(report: Report) -> str:
         for row in zip(*(values.get(name, [None] * len(table["frame"])) for name in columns), strict=True):
             writer.writerow(_cell(value) for value in (candidate, *row))
     return text.getvalue()
+
+
+def lines(rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    """Rows of values as lines of a file, one after the other."""
+    for row in rows:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(_cell(value) for value in row)
+        yield text.getvalue()
 
 
 def _cell(value: Any) -> str:

@@ -67,6 +67,16 @@ class NativeSource:
         """Why a tensor was not captured, as a sentence without its end; empty if nothing is known against it."""
         return self.probe(component).why_not(tensor)
 
+    def predict(self, component: Component, feed: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+        """One prediction, fed and answered as the package declares it.
+
+        Raises:
+            EngineError: the child crashed, hung, or Core ML refused the package.
+        """
+        probe = self.probe(component)
+        found = probe.declared(probe.plain.predict(feed))
+        return {name: found[name] for name in outputs}
+
     def run(self, call: Call, tensors: Sequence[str], *, inject: Mapping[str, Array] | None = None) -> Captured:
         """Runs one component in its child; a tensor that Core ML does not show is absent from what is captured.
 

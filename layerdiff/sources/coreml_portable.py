@@ -67,6 +67,15 @@ class PortableSource:
         names = [*model.outputs, *(tensor.name for tensor in model.tensors)]
         return tuple(dict.fromkeys(names))
 
+    def predict(self, component: Component, feed: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+        """One prediction, fed and answered as the package declares it; only those outputs are computed.
+
+        Raises:
+            FeedError: the feed is not what the package declares.
+            EngineError: an op failed.
+        """
+        return self.packages[component].run(feed, fetch=outputs)
+
     def run(self, call: Call, tensors: Sequence[str], *, inject: Mapping[str, Array] | None = None) -> Captured:
         """Runs one component; `inject` holds tensors by name, in the layout of the call.
 

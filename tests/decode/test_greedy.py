@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from layerdiff.decode.greedy import Emission, Path, decide, greedy_path, lattice
+from layerdiff.decode.greedy import Emission, Path, decision, greedy_path, lattice
 from layerdiff.records import Call
 
 if TYPE_CHECKING:
@@ -255,8 +255,8 @@ def test_random_tables(durations: tuple[int, ...], max_symbols: int) -> None:
         assert path.points.tokens.tolist() == table.fed == tokens
         zeros += sum(duration == 0 for _, _, duration in emitted)
         for t, u in visited:
-            token, duration = decide(table.row(t, [e[0] for e in emitted[:u]]), durations=durations)
-            blanks_with_zero += token == table.blank and duration == 0
+            chosen = decision(table.row(t, [e[0] for e in emitted[:u]]), durations=durations)
+            blanks_with_zero += chosen.token == table.blank and chosen.duration == 0
     if 0 in durations:
         assert min(zeros, blanks_with_zero) > 0
 

@@ -13,49 +13,28 @@ empty file, a folder, something that is not audio, NaN or Inf, less than one ana
 from __future__ import annotations
 
 import glob
-import json
-import math
 import re
-import stat
-import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
 
 import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from layerdiff.errors import AudioError, nearest
+from layerdiff.audio.files import Recording, check_file, check_header, check_length, opened
+from layerdiff.audio.manifest import manifest_lines, parse_line
+from layerdiff.errors import AudioError
 from layerdiff.records import Clip
 
-LOWEST_RATE_HZ = 1000
-"""A header that announces less is damaged, and resampling by so much would fill the memory."""
-WINDOW_S = 0.025
-"""The shortest clip: one analysis window of the mel spectrogram."""
+__all__ = ["Recording", "list_clips", "load", "matching", "parse_line", "read", "read_manifest", "read_one"]
+
 LOUDEST = 10.0
 """Float samples beyond this (full scale is 1) are integers stored as floats, not a loud recording."""
 END_TOLERANCE_S = 0.05
 """How far a manifest's `offset + duration` may lie behind the end of the file: they are often rounded."""
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A recording that exists and whose header says that it is audio; nothing of it is decoded yet."""
-
-    name: str
-    """File name without its folder; with as many parent folders as make it unique in its list."""
-    path: Path
-    offset_s: float = 0.0
-    """Where the clip begins in the file."""
-    duration_s: float | None = None
-    """The length to read; None reads to the end of the file."""
-    text: str | None = None
-    """The transcript, if a manifest gives one."""
 
 
 # ------------------------------------------------------------------ listing
@@ -71,13 +50,21 @@ def list_clips(patterns: str | Sequence[str]) -> list[Recording]:
     Raises:
         AudioError: a pattern matches nothing, or a match cannot be read as audio.
     """
-    given = [patterns] if isinstance(patterns, str) else list(patterns)
-    if not given:
-        raise AudioError("No audio is given.", action="name at least one file or glob, such as 'audio/*.wav'")
-    paths = dict.fromkeys(path for pattern in given for path in _expand(pattern))
+    paths = matching([patterns] if isinstance(patterns, str) else patterns)
     for path in paths:
-        _check_header(path, where=None)
+        check_header(path, where=None)
     return _with_unique_names([Recording(name=path.name, path=path) for path in paths])
+
+
+def matching(patterns: Sequence[str]) -> list[Path]:
+    """The files that patterns name, each once; none of them is opened.
+
+    Raises:
+        AudioError: there is no pattern, or one matches nothing.
+    """
+    if not patterns:
+        raise AudioError("No audio is given.", action="name at least one file or glob, such as 'audio/*.wav'")
+    return list(dict.fromkeys(path for pattern in patterns for path in _expand(pattern)))
 
 
 def read_manifest(path: str | Path) -> list[Recording]:
@@ -92,11 +79,11 @@ def read_manifest(path: str | Path) -> list[Recording]:
             cannot be read as audio.
     """
     manifest = Path(path).expanduser()
-    _check_file(manifest, where=None)
+    check_file(manifest, where=None)
     recordings = []
-    for number, line in enumerate(_lines(manifest), start=1):
+    for number, line in enumerate(manifest_lines(manifest), start=1):
         if line.strip():
-            recordings.append(_parse_line(line, folder=manifest.parent, where=f"{manifest}, line {number}"))
+            recordings.append(parse_line(line, folder=manifest.parent, where=f"{manifest}, line {number}"))
     if not recordings:
         raise AudioError(f"The manifest '{manifest}' has no lines.", action="name at least one recording in it")
     return _with_unique_names(recordings)
@@ -145,85 +132,6 @@ def _told_apart(recordings: Sequence[Recording], longer: Sequence[str]) -> list[
     return [replace(r, name=new) if uses[r.name] > 1 else r for r, new in zip(recordings, longer, strict=True)]
 
 
-# ------------------------------------------------------------------ manifest lines
-
-
-def _lines(manifest: Path) -> list[str]:
-    try:
-        return manifest.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise AudioError(
-            f"The manifest '{manifest}' is not UTF-8 text.",
-            detail=f"byte {error.start}: {error.reason}",
-            action="a manifest holds one JSON object per line; for audio files use inputs.audio",
-        ) from error
-
-
-def _parse_line(line: str, *, folder: Path, where: str) -> Recording:
-    entry = _json_object(line, where=where)
-    path = _resolve(_string(entry, "audio_filepath", where=where) or _missing(entry, where=where), folder=folder)
-    offset_s = _seconds(entry, "offset", where=where) or 0.0
-    duration_s = _seconds(entry, "duration", where=where)
-    _check_header(path, where=where)
-    return Recording(path.name, path, offset_s, duration_s, _string(entry, "text", where=where))
-
-
-def _json_object(line: str, *, where: str) -> Mapping[str, Any]:
-    action = 'a line reads {"audio_filepath": "x.wav", "duration": 1.5, "text": "…"}'
-    shown = textwrap.shorten(line, 60, placeholder="…")
-    try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise AudioError(f"'{shown}' is not JSON.", where=where, detail=str(error), action=action) from error
-    if not isinstance(entry, dict):
-        raise AudioError(f"'{shown}' is not a JSON object.", where=where, action=action)
-    return entry
-
-
-def _missing(entry: Mapping[str, Any], *, where: str) -> NoReturn:
-    guess = nearest("audio_filepath", entry)
-    raise AudioError(
-        "The line has no 'audio_filepath'.",
-        where=where,
-        detail=f"its keys: {', '.join(entry) or 'none'}" + (f" — did you mean '{guess}'?" if guess else ""),
-        action="known keys: audio_filepath, duration, text, offset",
-    )
-
-
-def _string(entry: Mapping[str, Any], key: str, *, where: str) -> str | None:
-    value = entry.get(key)
-    if value is not None and not isinstance(value, str):
-        raise AudioError(f"'{key}' is '{value}', which is not a string.", where=where, action="put it in quotes")
-    return value
-
-
-def _seconds(entry: Mapping[str, Any], key: str, *, where: str) -> float | None:
-    """The value of `key`, a finite number of seconds: `duration` above 0, `offset` from 0."""
-    value = entry.get(key)
-    if value is None:
-        return None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value < 0 or (value == 0 and key == "duration"):
-        bound = "above 0" if key == "duration" else "from 0"
-        raise AudioError(
-            f"'{key}' is '{value}'.",
-            where=where,
-            detail=f"expected a finite number of seconds {bound}",
-            action=f"give '{key}' in seconds, or leave it out",
-        )
-    return float(value)
-
-
-def _resolve(audio_path: str, *, folder: Path) -> Path:
-    """The file in the manifest's folder, else the one in the working directory, else the former."""
-    path = Path(audio_path).expanduser()
-    beside = folder / path
-    try:
-        return path if not beside.exists() and path.exists() else beside
-    except (OSError, ValueError):
-        return beside
-
-
 # ------------------------------------------------------------------ reading
 
 
@@ -234,20 +142,21 @@ def load(path: str | Path, *, sample_rate_hz: int) -> Clip:
         AudioError: it is missing, a folder, empty, not audio, too short, or holds NaN or Inf.
     """
     path = Path(path).expanduser()
-    return _read_one(Recording(path.name, path), sample_rate_hz=sample_rate_hz)
+    return read_one(Recording(path.name, path), sample_rate_hz=sample_rate_hz)
 
 
 def read(recordings: Sequence[Recording], *, sample_rate_hz: int) -> Iterator[Clip]:
     """Decodes one recording at a time; a clip that the caller drops is freed before the next is read."""
-    return (_read_one(recording, sample_rate_hz=sample_rate_hz) for recording in recordings)
+    return (read_one(recording, sample_rate_hz=sample_rate_hz) for recording in recordings)
 
 
-def _read_one(recording: Recording, *, sample_rate_hz: int) -> Clip:
+def read_one(recording: Recording, *, sample_rate_hz: int) -> Clip:
+    """Decodes one recording; see `load`."""
     path = recording.path
-    with _opened(path, where=None) as file:
+    with opened(path, where=None) as file:
         rate_hz, told = file.samplerate, _missing_end(file)
         frames, part = _decode(file, recording)
-    _check_length(path, frames=len(frames), rate_hz=rate_hz, where=None)
+    check_length(path, frames=len(frames), rate_hz=rate_hz, where=None)
     _check_finite(frames, rate_hz=rate_hz, recording=recording)
     _check_peak(frames, path)
     samples, changes = _conformed(frames, rate_hz=rate_hz, wanted_hz=sample_rate_hz)
@@ -314,68 +223,6 @@ def _missing_end(file: soundfile.SoundFile) -> str:
 
 
 # ------------------------------------------------------------------ checks
-
-
-def _check_file(path: Path, *, where: str | None) -> None:
-    """Raises unless `path` is a regular file with at least one byte."""
-    try:
-        found = path.stat()
-    except FileNotFoundError as error:
-        action = f"paths are relative to {Path.cwd()}; check the spelling"
-        raise AudioError(f"'{path}' does not exist.", where=where, action=action) from error
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        raise _unreadable(path, error, where=where) from error
-    if stat.S_ISDIR(found.st_mode):
-        raise AudioError(f"'{path}' is a folder.", where=where, action=f"name files: '{path}/*.wav'")
-    if not stat.S_ISREG(found.st_mode):
-        raise AudioError(f"'{path}' is not a regular file.", where=where, action="name an audio file")
-    if found.st_size == 0:
-        raise AudioError(f"'{path}' is empty (0 bytes).", where=where, action="copy the file again, or leave it out")
-
-
-def _unreadable(path: Path, error: Exception, *, where: str | None) -> AudioError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return AudioError(f"'{path}' cannot be read.", where=where, detail=reason, action="check the file and its rights")
-
-
-@contextmanager
-def _opened(path: Path, *, where: str | None) -> Iterator[soundfile.SoundFile]:
-    """The open sound file; whatever fails in opening or decoding it becomes an AudioError."""
-    _check_file(path, where=where)
-    try:
-        # A nameless descriptor makes libsndfile go by the content: `.raw` would be taken for bare samples.
-        with open(path, "rb", closefd=True) as handle, soundfile.SoundFile(handle.fileno(), closefd=False) as file:
-            yield file
-    except soundfile.LibsndfileError as error:
-        raise AudioError(
-            f"'{path}' is not audio that can be read.",
-            where=where,
-            detail=error.error_string,
-            action="expected WAV, FLAC, OGG, MP3 or another format of libsndfile; convert the file",
-        ) from error
-    except (OSError, MemoryError) as error:  # MemoryError: a damaged header announces terabytes
-        raise _unreadable(path, error, where=where) from error
-
-
-def _check_header(path: Path, *, where: str | None) -> None:
-    """Raises unless `path` is audio of at least one window, as far as its header says."""
-    with _opened(path, where=where) as file:
-        _check_length(path, frames=file.frames, rate_hz=file.samplerate, where=where)
-
-
-def _check_length(path: Path, *, frames: int, rate_hz: int, where: str | None) -> None:
-    if rate_hz < LOWEST_RATE_HZ:
-        what, least = f"'{path}' has a sample rate of {rate_hz} Hz.", f"expected at least {LOWEST_RATE_HZ} Hz"
-        raise AudioError(what, where=where, detail=least, action="its header is damaged: copy the file again")
-    if frames == 0:
-        raise AudioError(f"'{path}' holds no samples.", where=where, action="record it again, or leave it out")
-    if frames < WINDOW_S * rate_hz:
-        raise AudioError(
-            f"'{path}' is too short: {frames / rate_hz:g} s.",
-            where=where,
-            detail=f"expected at least {WINDOW_S:g} s, one analysis window; got {frames} samples at {rate_hz} Hz",
-            action="use a longer recording, or leave it out",
-        )
 
 
 def _check_peak(frames: NDArray[np.float64], path: Path) -> None:
