@@ -48,6 +48,7 @@ EXCEPTIONS = {
     ("records", "report"): "lazily: Report.to_frame() makes a pandas frame of the rows that every report shows",
     ("float16", "outline"): "the risks of a tensor depend on the kind of op that makes it",
     ("corpus", "run"): "a candidate is built and opened as for a comparison",
+    ("sweep", "corpus"): "the variants of a sweep are decoded like any candidates",
     ("fix", "run"): "a repair is proved by running the comparison",
     ("__main__", "cli"): "python -m layerdiff is the command line",
     ("outline", "fingerprint"): "a weight of an outline has a fingerprint",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layerdiff.cli import capture, decode, execute, explain, expose, fix, headroom, inspect, run
+from layerdiff.cli import capture, decode, execute, explain, expose, fix, headroom, inspect, run, sweep
 from layerdiff.cli.app import app
 from layerdiff.cli.ends import exit_code, tolerant_of_closed_pipe
 from layerdiff.cli.run import compare, show
@@ -29,6 +29,7 @@ __all__ = [
     "main",
     "run",
     "show",
+    "sweep",
     "tolerant_of_closed_pipe",
 ]
 

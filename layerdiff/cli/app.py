@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-ORDER = ("run", "inspect", "capture", "convert", "expose", "explain", "headroom", "fix", "decode", "exec")
+ORDER = ("run", "inspect", "capture", "convert", "expose", "explain", "headroom", "fix", "decode", "sweep", "exec")
 """The commands as the help lists them: what most people look for first."""
 
 
@@ -37,6 +37,9 @@ Audio = Annotated[
     list[str] | None,
     typer.Option("--audio", metavar="PATH", help="Replaces inputs.audio; a file or pattern; may be repeated."),
 ]
+Manifest = Annotated[str | None, typer.Option("--manifest", metavar="FILE", help="Replaces inputs by a NeMo manifest.")]
+Ray = Annotated[str | None, typer.Option("--ray", metavar="auto|ADDRESS", help="Decode on a Ray cluster.")]
+Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Processes of the cluster.")]
 Dir = Annotated[str | None, typer.Option("--dir", metavar="FOLDER", help="The run directory.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and what other libraries print.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colours; so does NO_COLOR.")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from layerdiff.cli.app import Audio, Candidate, Config_, Debug, Dir, NoColor, Quiet, app
+from layerdiff.cli.app import Audio, Candidate, Config_, Debug, Dir, Manifest, NoColor, Quiet, Ray, Workers, app
 from layerdiff.cli.ends import end, progress_bar, tolerant_of_closed_pipe
 
 if TYPE_CHECKING:
@@ -24,14 +24,12 @@ def decode(
     config: Config_,
     candidate: Candidate = None,
     audio: Audio = None,
-    manifest: Annotated[
-        str | None, typer.Option("--manifest", metavar="FILE", help="Replaces inputs by a NeMo manifest.")
-    ] = None,
+    manifest: Manifest = None,
     swaps: Annotated[
         bool, typer.Option("--swaps", help="Decode every mixture of components: which of them costs how much.")
     ] = False,
-    ray: Annotated[str | None, typer.Option("--ray", metavar="auto|ADDRESS", help="Decode on a Ray cluster.")] = None,
-    workers: Annotated[int | None, typer.Option("--workers", metavar="N", help="Processes of the cluster.")] = None,
+    ray: Ray = None,
+    workers: Workers = None,
     dir: Dir = None,
     no_color: NoColor = False,
     quiet: Quiet = False,

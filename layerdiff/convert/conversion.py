@@ -16,12 +16,13 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerdiff import quiet, store
 from layerdiff.convert import recipes
+from layerdiff.convert.compression import compress, require_target
 from layerdiff.convert.identity import identity, tools
 from layerdiff.convert.recipes import Port, Range, Recipe
 from layerdiff.errors import ConversionError, OutputError
@@ -58,17 +59,21 @@ class Options:
     """Whether every flexible dimension is 1."""
     float32_ops: tuple[str, ...] = ()
     target: str = TARGET
+    weights: str = "full"
+    """As converted, or a name of `compression.COMPRESSIONS`."""
 
     @property
     def title(self) -> str:
         """`joint (raw_logits, float16)`."""
         kept = [f"{len(self.float32_ops)} ops in float32"] if self.float32_ops else []
-        return f"{self.component} ({', '.join([*self._recipe, self.precision, *kept])})"
+        weights = [self.weights] if self.weights != "full" else []
+        return f"{self.component} ({', '.join([*self._recipe, self.precision, *weights, *kept])})"
 
     @property
     def file_name(self) -> str:
         """The name of the package in the cache."""
-        words = [self.component, *self._recipe, self.precision, *["debug"] * self.debug, *["fixed"] * self.fixed]
+        flags = ["debug"] * self.debug + ["fixed"] * self.fixed + [self.weights] * (self.weights != "full")
+        words = [self.component, *self._recipe, self.precision, *flags]
         return "_".join(words) + ".mlpackage"
 
     @property
@@ -105,7 +110,18 @@ def build(
         OutputError: the cache cannot be written.
     """
     name, recipe = recipes.find(component, config.recipe)
-    options = Options(component, name, config.precision, debug=config.debug, fixed=fixed)
+    if config.weights != "full":
+        require_target(config.weights, config.target)
+    options = Options(
+        component,
+        name,
+        config.precision,
+        debug=config.debug,
+        fixed=fixed,
+        float32_ops=tuple(sorted(config.float32_ops)),
+        target=config.target,
+        weights=config.weights,
+    )
     return _cached(source, recipe, options, cache=cache, progress=progress)
 
 
@@ -153,8 +169,13 @@ def _cached(
     key = {**asdict(options), "module": module, "tools": tools(), "interface": chosen}
 
     def convert(path: Path) -> None:
-        with _progress(progress, f"converting {options.title}"), _explained(options):
-            _convert(source, recipe, options, path=path)
+        if options.weights == "full":
+            with _progress(progress, f"converting {options.title}"), _explained(options):
+                _convert(source, recipe, options, path=path)
+            return
+        full = _cached(source, recipe, replace(options, weights="full"), cache=cache, progress=progress)
+        with _progress(progress, f"compressing {options.title}"), _explained(options):
+            compress(full, options.weights, path=path)
 
     return (cache or store.Cache.default()).entry(key, options.file_name, convert)
 
@@ -206,7 +227,7 @@ def _compute_precision(options: Options, selectable: list[dict[str, Any]]) -> An
             return False
         if op.op_type != "const":
             selectable.append(_described(op))
-        return op.name not in options.float32_ops
+        return op.name not in options.float32_ops and op.op_type not in options.float32_ops
 
     return ct.transform.FP16ComputePrecision(op_selector=becomes_float16)
 

@@ -7,14 +7,17 @@ once: with k components there are 2^k mixtures, but only as many encodings as th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from layerdiff.decode.clip import Heard, Piece, features_of, heard, pieces_of
-from layerdiff.decode.comparison import Forced, Shift, first_divergence, forced_counts, shift
+from layerdiff.decode.comparison import Forced, Pair, Shift, first_divergence, forced_counts, forced_decisions, shift
 from layerdiff.decode.parts import component_names, mixture
+from layerdiff.decode.signals import Energy
 from layerdiff.decode.tally import Bad, Tally
 from layerdiff.decode.words import Edits, character_edits, normalised, word_edits
 from layerdiff.errors import LayerdiffError
@@ -112,12 +115,13 @@ def _compared(hearing: Hearing, listener: Listener, reference: Heard, text: str 
     own = hearing.heard(listener, every)
     row = _transcript(own, models, text, config) | _against(own, reference, models, config)
     divergence = first_divergence(reference, own, frame_s=models.reference.alphabet.frame_s)
-    pieces = hearing.pieces(listener, every)
-    forced = forced_counts(hearing.parts(listener, every), pieces, reference)
+    pairs = forced_decisions(hearing.parts(listener, every), hearing.pieces(listener, every), reference)
+    points = sum(len(path.decisions) for path in reference.paths)
     row |= {
         "windows": len(hearing.features(listener, every)),
         "divergence": None if divergence is None else {**asdict(divergence), "near_tie": divergence.is_near_tie},
-        "forced": asdict(forced),
+        "forced": asdict(forced_counts(pairs, points)),
+        "signals": {name: asdict(found) for name, found in signals(hearing, listener, pairs).items()},
     }
     if config.swaps:
         row["mixtures"] = {
@@ -125,6 +129,34 @@ def _compared(hearing: Hearing, listener: Listener, reference: Heard, text: str 
             for taken in mixtures_of(listener, models)
         }
     return row
+
+
+def signals(hearing: Hearing, listener: Listener, pairs: Sequence[Pair]) -> dict[str, Energy]:
+    """How far mel, encoder frames and logits are from the reference's, as far as the candidate computes them.
+
+    Mel and frames are what the candidate's components give one after the other; the logits are those on the reference's
+    path. Lengths that differ are compared as far as both reach.
+    """
+    every, found = frozenset(listener.given), dict[str, Energy]()
+    if "preprocessor" in every:
+        sides = zip(hearing.features(listener, REFERENCE), hearing.features(listener, every), strict=True)
+        found["mel"] = _summed(_valid(ours["mel"].T, theirs["mel"].T) for (_, ours), (_, theirs) in sides)
+    if every & {"preprocessor", "encoder"}:
+        pieces = zip(hearing.pieces(listener, REFERENCE), hearing.pieces(listener, every), strict=True)
+        found["encoder"] = _summed(_valid(ours.frames, theirs.frames) for ours, theirs in pieces)
+    logits = [(a.logits, b.logits) for a, b in pairs if a.logits is not None and b.logits is not None]
+    if logits:
+        found["logits"] = Energy.between(*(np.stack(side) for side in zip(*logits, strict=True)))
+    return found
+
+
+def _valid(reference: Array, candidate: Array) -> Energy:
+    length = min(len(reference), len(candidate))
+    return Energy.between(reference[:length], candidate[:length])
+
+
+def _summed(parts: Iterable[Energy]) -> Energy:
+    return sum(parts, start=Energy())
 
 
 def mixtures_of(listener: Listener, models: Models) -> Iterator[tuple[str, ...]]:
@@ -184,6 +216,8 @@ def tally_of(row: Mapping[str, Any], side: Mapping[str, Any]) -> Tally:
         counts["durations"] = dict(Counter(duration for _, _, duration in side["tokens"]))
     if "shift" in side:
         counts["shift"] = Shift(**side["shift"])
+    if "signals" in side:
+        counts["signals"] = {name: Energy(**found) for name, found in side["signals"].items()}
     if "forced" in side:
         counts |= _of_candidate(row, side, counts["words"], counts["shift"])
     return Tally(**counts)

@@ -7,6 +7,7 @@ given up, and its clips are rows with a problem. All paths of a configuration mu
 from __future__ import annotations
 
 import os
+import socket
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 ATTEMPTS = 3
 """How often a shard is tried whose process dies."""
 
-CONNECT_WITHIN_S = 20
-"""How long an address is given to answer."""
+ANSWER_WITHIN_S = 5.0
+"""How long an address is given to answer; Ray itself would wait for minutes."""
 
 Job = tuple[int, Sequence["Item"]]
 """Number and clips of a shard."""
@@ -160,7 +161,6 @@ def connected(entry: ExecutionConfig) -> Iterator[Any]:
         import ray
     except ImportError as error:
         raise MissingExtraError("ray", extra="ray", purpose="a cluster") from error
-    os.environ.setdefault("RAY_gcs_rpc_server_connect_timeout_s", str(CONNECT_WITHIN_S))
     options = {"logging_level": "ERROR", "log_to_driver": False}
     was_connected = ray.is_initialized()
     try:
@@ -181,7 +181,8 @@ def connected(entry: ExecutionConfig) -> Iterator[Any]:
 
 
 def _connect(ray: Any, entry: ExecutionConfig, options: Mapping[str, Any]) -> None:
-    if entry.ray != "auto":
+    if entry.ray is not None and entry.ray != "auto":
+        require_answer(entry.ray)
         ray.init(address=entry.ray, **options)
         return
     with suppress(ConnectionError):
@@ -189,3 +190,19 @@ def _connect(ray: Any, entry: ExecutionConfig, options: Mapping[str, Any]) -> No
         return
     cores = max(os.cpu_count() or 1, entry.workers or 1)
     ray.init(num_cpus=cores, include_dashboard=False, **options)
+
+
+def require_answer(address: str) -> None:
+    """Raises unless something listens at `HOST:PORT` or `ray://HOST:PORT`.
+
+    Raises:
+        ConnectionError: nothing does.
+        ValueError: the address has another form.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError("expected HOST:PORT, ray://HOST:PORT or auto")
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_WITHIN_S).close()
+    except OSError as error:
+        raise ConnectionError(f"{host} port {port}: {error.strerror or error}") from error

@@ -41,6 +41,10 @@ class Divergence:
         return self.margin is not None and self.margin < NEAR_TIE
 
 
+Pair = tuple[Decision, Decision]
+"""What the reference and the candidate decide at the same point."""
+
+
 @dataclass(frozen=True)
 class Counts:
     """What add up: all fields are whole numbers."""
@@ -95,24 +99,31 @@ def first_divergence(reference: Heard, candidate: Heard, *, frame_s: float) -> D
     return None
 
 
-def forced_counts(parts: Parts, pieces: Sequence[Piece], reference: Heard) -> Forced:
-    """The candidate's decisions at the reference's points, on its own encoder frames."""
-    total = Forced()
+def forced_decisions(parts: Parts, pieces: Sequence[Piece], reference: Heard) -> list[Pair]:
+    """Reference's and candidate's decision at every point of the reference's path, on the candidate's encoder frames.
+
+    Points behind the candidate's last frame are left out.
+    """
+    pairs: list[Pair] = []
     for piece, path in zip(pieces, reference.paths, strict=True):
         found = parts.at(piece.frames, path.points)
-        kept = [
-            d for d, frame in zip(path.decisions, path.points.frames.tolist(), strict=True) if frame < len(piece.frames)
-        ][: len(found)]
-        flips = [(ours, theirs) for ours, theirs in zip(kept, found, strict=True) if _differ(ours, theirs)]
-        near = [margin(ours, theirs) for ours, theirs in flips]
-        total += Forced(
-            points=len(found),
-            token_flips=sum(ours.token != theirs.token for ours, theirs in flips),
-            duration_flips=sum(ours.duration != theirs.duration for ours, theirs in flips),
-            near_ties=sum(value is not None and value < NEAR_TIE for value in near),
-            missing=len(path.decisions) - len(found),
-        )
-    return total
+        reached = (path.points.frames < len(piece.frames)).tolist()
+        kept = [decision for decision, is_there in zip(path.decisions, reached, strict=True) if is_there]
+        pairs += zip(kept, found, strict=True)
+    return pairs
+
+
+def forced_counts(pairs: Sequence[Pair], points: int) -> Forced:
+    """What differs among the decisions of `forced_decisions`; the reference has `points` in all."""
+    flips = [(ours, theirs) for ours, theirs in pairs if _differ(ours, theirs)]
+    near = [margin(ours, theirs) for ours, theirs in flips]
+    return Forced(
+        points=len(pairs),
+        token_flips=sum(ours.token != theirs.token for ours, theirs in flips),
+        duration_flips=sum(ours.duration != theirs.duration for ours, theirs in flips),
+        near_ties=sum(value is not None and value < NEAR_TIE for value in near),
+        missing=points - len(pairs),
+    )
 
 
 def shift(reference: Sequence[Emission], candidate: Sequence[Emission]) -> Shift:

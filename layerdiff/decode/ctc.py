@@ -23,12 +23,10 @@ def ctc_path(logits: Array, *, blank: int, frame_s: float) -> Path:
 
     Source: NeMo 3.0 `GreedyCTCInfer`; the labels are collapsed as in `AbstractCTCDecoding.decode_hypothesis`.
     """
-    decisions = []
+    decisions = frame_decisions(logits)
     emissions: list[Emission] = []
     previous = blank
-    for frame, row in enumerate(logits):
-        token, margin = best(row)
-        decisions.append(Decision(token, 1, margin))
+    for frame, token in enumerate(chosen.token for chosen in decisions):
         if token != blank and token == previous:
             last = emissions[-1]
             emissions[-1] = Emission(last.token, last.frame, last.duration + 1)
@@ -37,4 +35,10 @@ def ctc_path(logits: Array, *, blank: int, frame_s: float) -> Path:
         previous = token
     frames = np.arange(len(logits), dtype=np.int64)
     points = Points(frames, np.zeros_like(frames), np.array([blank], np.int64), frame_s)
-    return Path(points, tuple(emissions), tuple(decisions))
+    return Path(points, tuple(emissions), decisions)
+
+
+def frame_decisions(logits: Array) -> tuple[Decision, ...]:
+    """The best label of every frame of float32[T, V + 1]; every decision is for one frame."""
+    found = ((row, *best(row)) for row in logits)
+    return tuple(Decision(token, 1, margin, logits=row) for row, token, margin in found)

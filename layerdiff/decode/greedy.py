@@ -8,7 +8,7 @@ and writes down every pair (t, u) that it visits. It takes NeMo's decisions, it 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +38,8 @@ class Decision:
     """The best token's logit minus the second best; None if only the decision is known."""
     duration_margin: float | None = None
     """The same of the durations; None without durations too."""
+    logits: Array | None = field(default=None, repr=False, compare=False)
+    """float32[V + 1 + durations] what decided; None if only the decision is known."""
 
 
 Decide = Callable[["Array", "Array"], Decision]
@@ -159,10 +161,10 @@ def decision(logits: Array, *, durations: Sequence[int]) -> Decision:
     """The best token and the best duration of one point; of equals, the first."""
     if not durations:
         token, margin = best(logits)
-        return Decision(token, 0, margin)
+        return Decision(token, 0, margin, logits=logits)
     token, token_margin = best(logits[: -len(durations)])
     duration, duration_margin = best(logits[-len(durations) :])
-    return Decision(token, int(durations[duration]), token_margin, duration_margin)
+    return Decision(token, int(durations[duration]), token_margin, duration_margin, logits)
 
 
 def best(logits: Array) -> tuple[int, float]:

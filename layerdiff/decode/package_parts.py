@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from layerdiff.decode.greedy import Decide, Decision, Predict, best, decision
+from layerdiff.decode.greedy import Decide, Decision, Predict, decision
 from layerdiff.errors import ConfigError, FeedError, known_names
 from layerdiff.records import Call, Captured
 from layerdiff.sources.calls import point_call, preprocessor_call, step_call, valid_frames
@@ -157,19 +157,14 @@ def reader(model: Model, alphabet: Alphabet) -> tuple[tuple[str, ...], Callable[
     if whole:
         return (whole[0],), lambda outputs: decision(outputs[whole[0]].reshape(-1), durations=alphabet.durations)
     if count and vocabulary and lengths:
-        return (vocabulary[0], lengths[0]), lambda outputs: _of_two(
-            outputs[vocabulary[0]], outputs[lengths[0]], alphabet
+        pair = (vocabulary[0], lengths[0])
+        return pair, lambda outputs: decision(
+            np.concatenate([outputs[name].reshape(-1) for name in pair]), durations=alphabet.durations
         )
     if "token_id" in widths and ("duration" in widths or not count):
         names = ("token_id", "duration") if count else ("token_id",)
         return names, lambda outputs: _fused(outputs, alphabet)
     raise _other_vocabulary(model, alphabet, widths)
-
-
-def _of_two(tokens: Array, lengths: Array, alphabet: Alphabet) -> Decision:
-    token, token_margin = best(tokens.reshape(-1))
-    duration, duration_margin = best(lengths.reshape(-1))
-    return Decision(token, alphabet.durations[duration], token_margin, duration_margin)
 
 
 def _fused(outputs: Outputs, alphabet: Alphabet) -> Decision:

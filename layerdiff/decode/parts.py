@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from layerdiff.decode.ctc import ctc_path
-from layerdiff.decode.greedy import Decide, Decision, Path, Predict, decision, greedy
+from layerdiff.decode.ctc import ctc_path, frame_decisions
+from layerdiff.decode.greedy import Decide, Decision, Path, Predict, greedy
 
 if TYPE_CHECKING:
     from layerdiff.records import Array, Points
@@ -90,8 +90,7 @@ class CtcParts:
 
     def at(self, frames: Array, points: Points) -> list[Decision]:
         """What is decided at every frame; another model's path makes no difference to it."""
-        rows = self.decoder(frames)[: len(points)]
-        return [decision(row, durations=()) for row in rows]
+        return list(frame_decisions(self.decoder(frames)[: len(points)]))
 
 
 Parts = TransducerParts | CtcParts

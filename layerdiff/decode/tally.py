@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from layerdiff.decode.comparison import Forced, Shift
+from layerdiff.decode.signals import SIGNALS, Energy
 from layerdiff.decode.words import Edits
 
 WORST = 10
@@ -56,6 +57,8 @@ class Tally:
     shift: Shift = field(default_factory=Shift)
     durations: Mapping[int, int] = field(default_factory=dict)
     """Duration in frames → tokens that have it."""
+    signals: Mapping[str, Energy] = field(default_factory=dict)
+    """Mel, encoder frames and logits, as far as the candidate computes them."""
     worst: tuple[Bad, ...] = ()
 
     def __add__(self, other: Tally) -> Tally:
@@ -64,30 +67,19 @@ class Tally:
             key: self.durations.get(key, 0) + other.durations.get(key, 0)
             for key in sorted({*self.durations, *other.durations})
         }
+        signals = {
+            name: self.signals.get(name, Energy()) + other.signals.get(name, Energy())
+            for name in SIGNALS
+            if name in self.signals or name in other.signals
+        }
         worst = sorted([*self.worst, *other.worst], key=lambda bad: bad.order)[:WORST]
-        return Tally(**values, durations=durations, worst=tuple(worst))
+        return Tally(**values, durations=durations, signals=signals, worst=tuple(worst))
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
         values = asdict(self)
         return {**values, "durations": {str(key): count for key, count in self.durations.items()}}
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Tally:
-        """The inverse of `to_json`."""
-        given = dict(values)
-        for name in ("text_words", "text_characters", "words", "characters", "excused_words"):
-            given[name] = Edits(**given[name])
-        return cls(
-            **{
-                **given,
-                "forced": Forced(**given["forced"]),
-                "shift": Shift(**given["shift"]),
-                "durations": {int(key): count for key, count in given["durations"].items()},
-                "worst": tuple(Bad(**bad) for bad in given["worst"]),
-            }
-        )
 
-
-_OTHER = ("durations", "worst")
+_OTHER = ("durations", "signals", "worst")
 """The fields that don't add up by `+`."""

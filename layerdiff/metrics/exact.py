@@ -49,6 +49,18 @@ class ExactSum:
         """
         add_rows([self], np.asarray(values, dtype=np.float64).reshape(1, -1))
 
+    @property
+    def units(self) -> int | None:
+        """The sum as a whole number of units of 2**-1126, which can be kept and added; None if it is not finite."""
+        return self._units if self._special == 0.0 else None
+
+    @classmethod
+    def of_units(cls, units: int) -> ExactSum:
+        """The sum that has these `units`."""
+        total = cls()
+        total._units = units
+        return total
+
     def merge(self, other: ExactSum) -> None:
         """Adds what `other` holds; exact, so any tree of merges gives the same result."""
         self._units += other._units

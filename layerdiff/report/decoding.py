@@ -60,6 +60,7 @@ def side(tally: Tally, report: DecodeReport) -> dict[str, Any]:
         **mixture(tally, report),
         "cer_text": rate(tally.text_characters),
         "cer": rate(tally.characters),
+        "snr_db": {name: plain(found.snr_db) for name, found in tally.signals.items()},
         "duration_shares": {str(key): count / emitted for key, count in sorted(tally.durations.items())},
         "counts": plain(tally.to_json()),
     }

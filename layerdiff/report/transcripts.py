@@ -78,7 +78,8 @@ def header(report: DecodeReport, *, width: int) -> Iterator[RenderableType]:
     yield sections.labelled("corpus", corpus, width=width)
 
 
-def _table(*headings: str) -> Table:
+def new_table(*headings: str) -> Table:
+    """A table whose first column is text and whose others are numbers."""
     table = Table(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold",
         border_style="dim",
@@ -91,7 +92,7 @@ def _table(*headings: str) -> Table:
 
 def rates(report: DecodeReport) -> Table:
     """One row per model: word and character errors, clips that are the same, by how much tokens move."""
-    table = _table("", "WER text", "CER text", "WER ref", "same text", "same path", "ends", "status")
+    table = new_table("", "WER text", "CER text", "WER ref", "same text", "same path", "ends", "status")
     table.add_row(REFERENCE, *_rates(report.reference_tally), "", "", "", "", "")
     for name, found in report.candidates.items():
         tally, moved = found.tally, shift_ms(found.tally, report.frame_s)
@@ -120,7 +121,7 @@ def durations(report: DecodeReport) -> Iterator[RenderableType]:
     if not report.reference.get("durations"):
         return
     yield Text()
-    table = _table("duration", *(f"{duration}" for duration in known))
+    table = new_table("duration", *(f"{duration}" for duration in known))
     for name, tally in tallies.items():
         total = sum(tally.durations.values())
         shares = [cells.share(tally.durations.get(d, 0) / total) if total else cells.NOTHING for d in known]
@@ -140,6 +141,7 @@ def candidate_view(
     if found.description:
         yield sections.labelled("candidate", sections.candidate_facts(found.description), width=width)
     if found.tally.clips:
+        yield sections.labelled("signal", signal_facts(found.tally), width=width)
         yield sections.labelled("forced", forced_facts(found.tally), width=width)
     costs = component_costs(found.mixtures, report.reference_tally, frame_s=report.frame_s)
     if costs:
@@ -153,6 +155,12 @@ COSTS = (
     "what each component costs: alone, all others being the reference's · share: on average over all mixtures, so that "
     "the shares add up to the whole"
 )
+
+
+def signal_facts(tally: Tally) -> list[str]:
+    """The signal-to-noise ratio of what the candidate computes."""
+    ratios = {name: found.snr_db for name, found in tally.signals.items()}
+    return [f"{name} {'not finite' if snr is None else cells.number(snr) + ' dB'}" for name, snr in ratios.items()]
 
 
 def forced_facts(tally: Tally) -> list[str]:
@@ -169,7 +177,7 @@ def component_table(costs: Sequence[ComponentCost]) -> Table:
     """One row per component."""
     has_text = any(cost.wrong_words for cost in costs)
     wrong = ("wrong words", "share") if has_text else ()
-    table = _table("component", *wrong, "other words", "share", "ends ms", "share")
+    table = new_table("component", *wrong, "other words", "share", "ends ms", "share")
     for cost in costs:
         numbers = [*(_pair(cost.wrong_words) if cost.wrong_words else ()), *_pair(cost.changed_words)]
         table.add_row(cost.component, *numbers, *_pair(cost.end_shift_ms))
