@@ -36,9 +36,9 @@ LEVELS = {
         "thresholds",
     },
     2: {"binding", "convert", "sources"},
-    3: {"align", "capture", "decode", "expose"},
+    3: {"align", "capture", "decode", "expose", "regressions"},
     4: {"audit", "compare", "diagnose", "inspection", "report"},
-    5: {"corpus", "fix", "run", "sweep"},
+    5: {"check", "corpus", "fix", "run", "sweep"},
     6: {"__init__", "__main__", "cli", "pytest_plugin"},
 }
 
@@ -47,6 +47,8 @@ EXCEPTIONS = {
     ("report", "inspection"): "what inspect found is rendered as it is",
     ("records", "report"): "lazily: Report.to_frame() makes a pandas frame of the rows that every report shows",
     ("float16", "outline"): "the risks of a tensor depend on the kind of op that makes it",
+    ("check", "corpus"): "a baseline holds what decoding gives",
+    ("check", "run"): "a baseline holds what the comparison gives",
     ("corpus", "run"): "a candidate is built and opened as for a comparison",
     ("sweep", "corpus"): "the variants of a sweep are decoded like any candidates",
     ("fix", "run"): "a repair is proved by running the comparison",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layerdiff.cli import capture, decode, execute, explain, expose, fix, headroom, inspect, run, sweep
+from layerdiff.cli import capture, check, decode, execute, explain, expose, fix, headroom, inspect, run, sweep
 from layerdiff.cli.app import app
 from layerdiff.cli.ends import exit_code, tolerant_of_closed_pipe
 from layerdiff.cli.run import compare, show
@@ -17,6 +17,7 @@ from layerdiff.cli.run import compare, show
 __all__ = [
     "app",
     "capture",
+    "check",
     "compare",
     "decode",
     "execute",

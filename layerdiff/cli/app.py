@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-ORDER = ("run", "inspect", "capture", "convert", "expose", "explain", "headroom", "fix", "decode", "sweep", "exec")
+ORDER = (
+    "run",
+    "inspect",
+    "capture",
+    "convert",
+    "expose",
+    "explain",
+    "headroom",
+    "fix",
+    "decode",
+    "check",
+    "sweep",
+    "exec",
+)
 """The commands as the help lists them: what most people look for first."""
 
 

@@ -28,6 +28,10 @@ def decode(
     swaps: Annotated[
         bool, typer.Option("--swaps", help="Decode every mixture of components: which of them costs how much.")
     ] = False,
+    lengths: Annotated[
+        int | None,
+        typer.Option("--lengths", metavar="N", help="Present N clips with padding, offsets and cuts too."),
+    ] = None,
     ray: Ray = None,
     workers: Workers = None,
     dir: Dir = None,
@@ -48,6 +52,7 @@ def decode(
             manifest=manifest,
             dir=dir,
             swaps=swaps,
+            lengths=lengths,
             ray=ray,
             workers=workers,
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from layerdiff.config.corpora import DecodeConfig, ExecutionConfig, SweepConfig
+from layerdiff.config.corpora import CheckConfig, DecodeConfig, ExecutionConfig, SweepConfig
 from layerdiff.config.document import Document, read
 from layerdiff.config.messages import as_config_error
 from layerdiff.config.models import (
@@ -32,6 +32,7 @@ from layerdiff.errors import ConfigError, known_names
 
 __all__ = [
     "CandidateConfig",
+    "CheckConfig",
     "Config",
     "ConvertConfig",
     "DecodeConfig",
@@ -48,6 +49,7 @@ __all__ = [
     "override",
     "parse_slice",
     "parts_of",
+    "require_candidates",
     "stages_of",
 ]
 
@@ -109,6 +111,7 @@ def override(
     search: bool = False,
     limits: str | None = None,
     swaps: bool = False,
+    lengths: int | None = None,
     ray: str | None = None,
     workers: int | None = None,
 ) -> Config:
@@ -124,6 +127,7 @@ def override(
         search: whether to search for the first bad stage.
         limits: `measured` or `estimated`.
         swaps: whether to decode every mixture of components.
+        lengths: how many clips are presented at other lengths too.
         ray: the address of a cluster, or `auto`.
         workers: processes of the cluster.
 
@@ -145,6 +149,8 @@ def override(
         values["inputs"] = {**kept, "manifest": manifest}
     if swaps:
         values["decode"]["swaps"] = True
+    if lengths is not None:
+        values["decode"]["lengths"] = lengths
     values["execution"] |= {key: value for key, value in (("ray", ray), ("workers", workers)) if value is not None}
     if points is not None:
         values["inputs"]["points"] = points
@@ -157,6 +163,20 @@ def override(
     changed = from_mapping(values, place="the command line")
     changed._path = config._path
     return changed
+
+
+def require_candidates(config: Config) -> None:
+    """Refuses a configuration that has variants only.
+
+    Raises:
+        ConfigError: it has no candidate.
+    """
+    if not config.candidates:
+        raise ConfigError(
+            "The configuration has no candidate.",
+            where=config.path,
+            action="Give at least one, e.g. 'raw_logits: {convert: {}}'.",
+        )
 
 
 def _checked(document: Document) -> Config:

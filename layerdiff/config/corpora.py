@@ -47,6 +47,8 @@ class DecodeConfig(Section):
     """Whether words are compared without capitals and punctuation."""
     swaps: bool = False
     """Whether to decode every mixture of reference and candidate components."""
+    lengths: Annotated[int, Field(ge=0)] = 0
+    """How many clips are also presented with padding, offsets and cuts, to find lengths and masks that are wrong."""
     max_wer: Seconds = 0.0
     """The word error rate against the reference's transcripts, from 0, up to which a candidate passes. Clips that part
     from the reference first at a near-tie don't count."""
@@ -72,6 +74,19 @@ class ExecutionConfig(Section):
             what = "There are workers, but nothing that runs them: in one process there is one."
             raise refuse(what, key=("workers",), action="Add 'ray: auto', or remove the key.")
         return self
+
+
+class CheckConfig(Section):
+    """By how much a result may be worse than its baseline."""
+
+    stage_factor: Annotated[float, Field(allow_inf_nan=False, ge=1)] = 1.5
+    """Of a stage's relative L2 error; machines differ in the last bits of a sum."""
+    wer: Seconds = 0.002
+    """Of word error rates, from 0: two words in a thousand."""
+    flips: Seconds = 0.002
+    """Of the share of decisions that differ on the reference's path."""
+    shift_ms: Seconds = 5.0
+    """Of by how much tokens end elsewhere, on average."""
 
 
 class SweepConfig(Section):

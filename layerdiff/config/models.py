@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
-from layerdiff.config.corpora import DecodeConfig, ExecutionConfig, SweepConfig, Target, Weights
+from layerdiff.config.corpora import CheckConfig, DecodeConfig, ExecutionConfig, SweepConfig, Target, Weights
 from layerdiff.config.section import Number, Section, one_of, refuse
 from layerdiff.config.slices import Index, parse_slice
 from layerdiff.errors import known_names
@@ -233,6 +233,7 @@ class Config(Section):
     """Metric → limit; empty where the limits follow from the precision that a candidate declares."""
     decode: DecodeConfig = DecodeConfig()
     execution: ExecutionConfig = ExecutionConfig()
+    check: CheckConfig = CheckConfig()
     sweep: SweepConfig | None = None
     outputs: OutputsConfig = OutputsConfig()
 

@@ -8,21 +8,24 @@ changed that its results depend on.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from layerdiff import store
+from layerdiff.config import require_candidates
 from layerdiff.corpus.items import Corpus, find_corpus
 from layerdiff.corpus.models import require_decodable
 from layerdiff.corpus.shards import Checkpoints, Shard, counted
 from layerdiff.corpus.worker import About, Worker
+from layerdiff.decode.paddings import FrameErrors, LengthFinding
 from layerdiff.decode.result import (
     PROBLEMS_LISTED,
     CandidateDecoding,
     DecodeReport,
+    LengthAudit,
     MixtureCost,
     Problem,
     overall,
@@ -57,6 +60,7 @@ def decode(config: Config, *, progress: Progress) -> tuple[DecodeReport, Checkpo
     Raises:
         LayerdiffError: the request can't be carried out; a clip that can't be decoded is a row, not an error.
     """
+    require_candidates(config)
     require_decodable(config)
     corpus = find_corpus(config.inputs)
     asked, clips = corpus.fingerprint()
@@ -136,11 +140,13 @@ def report_of(config: Config, place: Checkpoints) -> DecodeReport:
     if told is None:
         raise OutputError(f"'{place.folder}' was removed while its clips were decoded.", action="Run it again.")
     about = About(**told)
-    total, problems = Shard(), list[Problem]()
+    total, problems, audits = Shard(), list[Problem](), dict[str, list[LengthAudit]]()
     for rows in place.all():
+        for name, audit in audits_of(rows):
+            audits.setdefault(name, []).append(audit)
         total += counted(rows, [name for name in config.candidates if name not in about.refused])
         problems += problems_of(rows)[: PROBLEMS_LISTED - len(problems)]
-    candidates = {name: candidate_of(name, config, about, total) for name in config.candidates}
+    candidates = {name: candidate_of(name, config, about, total, audits.get(name, ())) for name in config.candidates}
     return DecodeReport(
         status=overall(candidates.values(), total.reference),
         environment=environment(),
@@ -155,15 +161,17 @@ def report_of(config: Config, place: Checkpoints) -> DecodeReport:
     )
 
 
-def candidate_of(name: str, config: Config, about: About, total: Shard) -> CandidateDecoding:
+def candidate_of(
+    name: str, config: Config, about: About, total: Shard, audits: Sequence[LengthAudit]
+) -> CandidateDecoding:
     """One candidate's part of the report."""
     if name in about.refused:
         return CandidateDecoding(name, "unknown", about.refused[name], Tally())
     tally = total.candidates.get(name, Tally())
-    status, reason = verdict(tally, config.decode, frame_s=about.frame_s)
+    status, reason = verdict(tally, config.decode, frame_s=about.frame_s, lengths=audits)
     costs = {tuple(mixed.split("+")): found for mixed, found in total.mixtures.get(name, {}).items()}
     mixtures = tuple(MixtureCost(taken, costs[taken]) for taken in sorted(costs, key=_position))
-    return CandidateDecoding(name, status, reason, tally, mixtures, about.candidates[name])
+    return CandidateDecoding(name, status, reason, tally, mixtures, about.candidates[name], tuple(audits))
 
 
 def _position(taken: tuple[str, ...]) -> tuple[int, list[int]]:
@@ -175,6 +183,16 @@ def worst_rows(report: DecodeReport, place: Checkpoints) -> dict[int, dict[str, 
     """The rows of the clips that differ most, by their index."""
     wanted = {bad.index for found in report.candidates.values() for bad in found.tally.worst}
     return {row["index"]: row for rows in place.all() for row in rows if row["index"] in wanted}
+
+
+def audits_of(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[str, LengthAudit]]:
+    """Candidate and audit of every clip that was presented at other lengths."""
+    for row in rows:
+        for name, found in row.get("candidates", {}).items():
+            if "lengths" in found:
+                errors = tuple(FrameErrors(**entry) for entry in found["lengths"]["variations"])
+                findings = tuple(LengthFinding(**entry) for entry in found["lengths"]["findings"])
+                yield name, LengthAudit(row["clip"], errors, findings)
 
 
 def problems_of(rows: Iterable[dict[str, Any]]) -> list[Problem]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from layerdiff.corpus.lengths import audited
 from layerdiff.decode.clip import Heard, Piece, features_of, heard, pieces_of
 from layerdiff.decode.comparison import Forced, Pair, Shift, first_divergence, forced_counts, forced_decisions, shift
 from layerdiff.decode.parts import component_names, mixture
@@ -79,8 +80,8 @@ def _key(listener: Listener, taken: Taken) -> tuple[Windowing, str, Taken]:
     return listener.windowing, listener.name if taken else "", taken
 
 
-def compare_clip(clip: Clip, models: Models, config: DecodeConfig) -> dict[str, Any]:
-    """The row of a clip: plain JSON values.
+def compare_clip(clip: Clip, models: Models, config: DecodeConfig, *, is_audited: bool = False) -> dict[str, Any]:
+    """The row of a clip: plain JSON values; `is_audited` adds what its lengths tell.
 
     A candidate that can't be run on the clip has a `problem` instead of results.
 
@@ -103,6 +104,8 @@ def compare_clip(clip: Clip, models: Models, config: DecodeConfig) -> dict[str, 
         reference = hearing.heard(listener, REFERENCE)
         try:
             row["candidates"][name] = _compared(hearing, listener, reference, text)
+            if is_audited:
+                row["candidates"][name]["lengths"] = audited(hearing, listener, reference)
         except LayerdiffError as error:
             row["candidates"][name] = {"problem": str(error)}
     return row

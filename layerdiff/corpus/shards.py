@@ -63,7 +63,8 @@ def decode_shard(items: Iterable[Item], corpus: Corpus, models: Models, config: 
             recording = corpus.recording(item)
             row["clip"] = recording.name
             clip = audio.read_one(recording, sample_rate_hz=models.reference.sample_rate_hz)
-            rows.append({**row, **compare_clip(clip, models, config)})
+            is_audited = item.index < config.lengths
+            rows.append({**row, **compare_clip(clip, models, config, is_audited=is_audited)})
         except LayerdiffError as error:
             rows.append({**row, "problem": str(error)})
     return rows

@@ -56,7 +56,7 @@ class Heard:
 def features_of(parts: Parts, samples: Array, windowing: Windowing) -> list[tuple[Window, Features]]:
     """The windows of a clip, float32[S], each with its mel."""
     windows = windowing.windows(len(samples))
-    return [(window, parts.preprocessor(samples[windowing.samples(window)])) for window in windows]
+    return [(window, parts.preprocessor(samples[windowing.samples(window)], None)) for window in windows]
 
 
 def pieces_of(parts: Parts, features: Sequence[tuple[Window, Features]], *, carry: Carry) -> tuple[Piece, ...]:

@@ -93,9 +93,9 @@ def _ctc(model: Any) -> CtcParts:
 
 
 def _preprocess(model: Any) -> Any:
-    def preprocess(samples: Array) -> Features:
+    def preprocess(samples: Array, length: int | None = None) -> Features:
         with torch.no_grad():
-            return nemo_components.run_preprocessor(model, preprocessor_call(samples).feed)
+            return nemo_components.run_preprocessor(model, preprocessor_call(samples, length).feed)
 
     return preprocess
 

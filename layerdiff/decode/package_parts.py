@@ -56,20 +56,27 @@ def package_parts(source: Runner, alphabet: Alphabet, *, is_ctc: bool) -> dict[s
 
 
 def preprocess(source: Runner) -> Preprocess:
-    """Samples → mel and its length; what only the padding of a fixed window made is cut off."""
+    """Samples → mel and its length; a fixed window gives all of its frames, as an app hands them on."""
     answer = answers(source, "preprocessor", ("mel", "mel_length"))
 
-    def call(samples: Array) -> Features:
-        outputs = answer(preprocessor_call(samples))
-        return {"mel": outputs["mel"][..., : int(outputs["mel_length"][0])], "mel_length": outputs["mel_length"]}
+    def call(samples: Array, length: int | None = None) -> Features:
+        outputs = answer(preprocessor_call(samples, length))
+        return {name: outputs[name] for name in ("mel", "mel_length")}
 
     return call
 
 
 def encode(source: Runner) -> Encode:
-    """Mel and its length → the valid frames."""
+    """Mel and its length → the valid frames; mel behind its length is left out if the package has no room for it."""
     answer = answers(source, "encoder", ("encoder", "encoder_length"))
-    return lambda features: valid_frames(answer(Call("encoder", dict(features))))
+    room = _longest(source.packages, "encoder", "mel")
+
+    def call(features: Features) -> Array:
+        mel, length = features["mel"], int(features["mel_length"][0])
+        fits = room is None or mel.shape[-1] <= room
+        return valid_frames(answer(Call("encoder", {**features, "mel": mel if fits else mel[..., :length]})))
+
+    return call
 
 
 def predict(source: Runner) -> Predict:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 Features = Mapping[str, "Array"]
 """`mel` float32[1, F, T] and `mel_length` int32[1]."""
-Preprocess = Callable[["Array"], Features]
-"""float32[S] samples → features."""
+Preprocess = Callable[["Array", int | None], Features]
+"""float32[S] samples, how many of them count (all if None) → features."""
 Encode = Callable[[Features], "Array"]
 """features → float32[T, D]; the valid frames."""
 Head = Callable[["Array"], "Array"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from layerdiff.decode.paddings import FrameErrors, LengthFinding
 from layerdiff.decode.tally import Tally
 from layerdiff.records import Status, worst_status
 
@@ -36,6 +37,15 @@ class MixtureCost:
 
 
 @dataclass(frozen=True)
+class LengthAudit:
+    """One clip at other lengths."""
+
+    clip: str
+    variations: tuple[FrameErrors, ...]
+    findings: tuple[LengthFinding, ...]
+
+
+@dataclass(frozen=True)
 class CandidateDecoding:
     """Everything that was found out about the transcripts of one candidate."""
 
@@ -46,6 +56,8 @@ class CandidateDecoding:
     mixtures: tuple[MixtureCost, ...] = ()
     """Every choice of its components, if that was asked for."""
     description: Mapping[str, Any] = field(default_factory=dict)
+    lengths: tuple[LengthAudit, ...] = ()
+    """Clips that were presented at other lengths too, if that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,9 @@ def shift_ms(tally: Tally, frame_s: float) -> float | None:
     return moved.end_frames_abs * frame_s * 1000 / moved.tokens if moved.tokens else None
 
 
-def verdict(tally: Tally, config: DecodeConfig, *, frame_s: float) -> tuple[Status, str]:
+def verdict(
+    tally: Tally, config: DecodeConfig, *, frame_s: float, lengths: Sequence[LengthAudit] = ()
+) -> tuple[Status, str]:
     """Whether a candidate's transcripts are the reference's, and why not."""
     length, errors = tally.words.length, tally.words.errors - tally.excused_words.errors
     rate, moved = (errors / length if length else float(errors > 0)), shift_ms(tally, frame_s)
@@ -96,6 +110,10 @@ def verdict(tally: Tally, config: DecodeConfig, *, frame_s: float) -> tuple[Stat
         return "fail", f"{said}, more than {100 * config.max_wer:g} %"
     if moved is not None and moved > config.max_shift_ms:
         return "fail", f"tokens end {moved:.0f} ms elsewhere on average, more than {config.max_shift_ms:g} ms"
+    found = [(audit.clip, finding) for audit in lengths for finding in audit.findings]
+    if found:
+        clip, finding = found[0]
+        return "fail", f"{finding.cause} in {clip}, {finding.variation}: {finding.summary}"
     if tally.problems:
         return "unknown", f"{tally.problems} of {tally.problems + tally.clips} clips were not decoded"
     if not tally.clips:

@@ -50,6 +50,7 @@ def _candidate(candidate: CandidateDecoding, report: DecodeReport) -> dict[str, 
         "decoded": side(candidate.tally, report),
         "mixtures": {"+".join(mixed.components): mixture(mixed.tally, report) for mixed in candidate.mixtures},
         "components": plain(costs),
+        "lengths": plain(candidate.lengths),
     }
 
 

@@ -184,7 +184,9 @@ def _draw(axes: Any, report: SweepReport, measure: str) -> None:
     if line:
         axes.plot(*zip(*line, strict=True), marker="o", markersize=4, linewidth=1, color="tab:blue")
     for name, place in places.items():
-        axes.annotate(name, place, xytext=(3, 3), textcoords="offset points", fontsize=6)
+        above = 3 if name in best else -8  # two variants of one size would be written over each other
+        axes.annotate(name, place, xytext=(3, above), textcoords="offset points", fontsize=6)
+    axes.margins(x=0.12, y=0.08)
     axes.set_xlabel("size, MB")
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)

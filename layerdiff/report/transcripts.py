@@ -11,7 +11,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from layerdiff.decode.result import CandidateDecoding, DecodeReport, shift_ms
+from layerdiff.decode.result import CandidateDecoding, DecodeReport, LengthAudit, shift_ms
 from layerdiff.decode.swaps import ComponentCost, Cost, component_costs
 from layerdiff.decode.tally import Bad, Tally
 from layerdiff.decode.words import differences
@@ -146,6 +146,8 @@ def candidate_view(
     costs = component_costs(found.mixtures, report.reference_tally, frame_s=report.frame_s)
     if costs:
         yield from (Text(), component_table(costs), sections.paragraph(COSTS, width=width, style="dim"))
+    for audit in found.lengths:
+        yield from (Text(), *length_view(audit, width=width))
     for bad in found.tally.worst[:CLIPS_SHOWN]:
         if bad.index in rows:
             yield from (Text(), *clip_view(bad, rows[bad.index], found.name, piece, width=width))
@@ -186,6 +188,23 @@ def component_table(costs: Sequence[ComponentCost]) -> Table:
 
 def _pair(cost: Cost) -> tuple[str, str]:
     return tuple(f"{value:+.1f}" if abs(value) >= 0.05 else "0" for value in (cost.alone, cost.share))  # type: ignore[return-value]
+
+
+def length_view(audit: LengthAudit, *, width: int) -> Iterator[RenderableType]:
+    """A clip at other lengths: frames and their errors, and what they point to."""
+    yield sections.labelled("lengths", [cells.clean(audit.clip)], width=width)
+    table = new_table("presented", "frames", "ref", "first frames", "last", "by padding")
+    for error in audit.variations:
+        frames = str(error.candidate_frames), str(error.reference_frames)
+        errors = cells.number(error.head), cells.number(error.tail)
+        own = cells.number(error.own_change) if error.kind in ("padded", "again") else ""
+        table.add_row(error.variation, *frames, *errors, own)
+    yield table
+    for finding in audit.findings:
+        said = f"✗ {finding.cause}: {finding.summary} ({finding.variation})"
+        yield sections.paragraph(said, width=width, style="bold red")
+    if not audit.findings:
+        yield sections.paragraph("✓ no length, mask or state is wrong", width=width, style="green")
 
 
 def clip_view(bad: Bad, row: Row, name: str, piece: Piece, *, width: int) -> Iterator[RenderableType]:

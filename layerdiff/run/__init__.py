@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast
 
+from layerdiff.config import require_candidates
 from layerdiff.records import COMPONENTS, Component, Report, worst_status
 from layerdiff.run.candidates import Candidate, open_candidate, open_given
 from layerdiff.run.environment import environment
@@ -41,6 +42,7 @@ def execute(config: Config, *, progress: Progress, reference: NemoSource | None 
     Raises:
         LayerdiffError: the request can't be carried out; a failed comparison is a `Report`, not an error.
     """
+    require_candidates(config)
     if reference is None and not is_walked(config):
         from layerdiff.run.aligned import execute_aligned
 

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from layerdiff.records import Array
 
 
-def preprocessor_call(samples: Array) -> Call:
-    """float32[S] samples as a batch of one."""
-    return Call("preprocessor", {"audio_signal": samples[None], "audio_length": np.array([len(samples)], np.int32)})
+def preprocessor_call(samples: Array, length: int | None = None) -> Call:
+    """float32[S] samples as a batch of one, of which the first `length` count; all of them if None."""
+    valid = np.array([len(samples) if length is None else length], np.int32)
+    return Call("preprocessor", {"audio_signal": samples[None], "audio_length": valid})
 
 
 def encoder_call(preprocessor: Captured) -> Call:
