@@ -8,6 +8,7 @@ import pytest
 
 if TYPE_CHECKING:
     from layerdiff.sources.nemo import NemoSource
+    from tests.sources.nemo_zoo import Zoo
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +23,11 @@ def reference() -> NemoSource:
 def nemo_model(reference: NemoSource) -> Any:
     """The bundled model itself, in the reference's state; tests leave it as they found it."""
     return reference.model
+
+
+@pytest.fixture(scope="session")
+def zoo(reference: NemoSource, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    """NeMo models of every class, with random weights."""
+    from tests.sources.nemo_zoo import Zoo
+
+    return Zoo(tmp_path_factory.mktemp("zoo"))

@@ -104,17 +104,16 @@ def key_of(config: Config, asked: str) -> str:
     values = config.model_dump(exclude_none=True)
     chosen = {name: values[name] for name in ("reference", "candidates", "inputs", "decode")}
     execution = {name: values["execution"][name] for name in ("shard", "threads")}
-    files = [Path(config.reference.nemo or "")]
-    for entry in config.candidates.values():
-        given = entry.coreml or {}
-        files += [Path(path).expanduser() for path in ([given] if isinstance(given, str) else given.values())]
+    checkpoint = locate(config.reference.nemo or "")
+    given = [entry.coreml or {} for entry in config.candidates.values()]
+    packages = [path for one in given for path in ([one] if isinstance(one, str) else one.values())]
+    files = sorted({checkpoint, *(Path(path).expanduser() for path in packages)})
     versions = environment()
     key = {
         **chosen,
         "execution": execution,
         "asked": asked,
-        "checkpoint": str(locate(config.reference.nemo or "")),
-        "files": [stamp for file in [locate(config.reference.nemo or ""), *files] for stamp in stamps(file)],
+        "files": [stamp for file in files for stamp in stamps(file)],
         "versions": {name: versions[name] for name in ("layerdiff", "numpy", "torch", "coremltools", "nemo_toolkit")},
     }
     return store.sha256_json(key)[:16]

@@ -4,7 +4,7 @@ What a component gives for the frames of an utterance must not depend on the pad
 candidate must agree at every length as well as at the one that was converted with. Errors are looked at frame by frame:
 
 - a length that was baked in shows in the last frames of longer audio;
-- a mask at the wrong resolution lets a little of the padding through, a missing one ever more of it;
+- a missing mask lets padding through, one at the wrong resolution does so behind some lengths only;
 - a state that is kept shows when the same is asked once more, one that drifts along the prediction network's steps.
 """
 
@@ -27,10 +27,8 @@ TIMES = 4.0
 """An error so many times larger than that of the utterance as it is counts as caused by what was changed."""
 FLOOR = 1e-5
 """Relative errors below this are float32 rounding."""
-PADDINGS = (1, 25)
-"""Encoder frames of padding: what a mask that is a little too wide lets through, and much."""
-GROWTH = 1.5
-"""Much padding changes so many times more than little, if nothing masks it."""
+LONG_FRAMES = 25
+"""Encoder frames of a long padding: two seconds."""
 NOTABLE = 1e-2
 """A relative error of the prediction network below this is what float16 costs."""
 TAIL_FRAMES = 4
@@ -82,7 +80,8 @@ class LengthFinding:
 def variations(samples: Array, *, frame_samples: int, hop_samples: int) -> Iterator[Variation]:
     """The ways in which an utterance is presented, itself first.
 
-    Padding is tried behind lengths that end at different places within an encoder frame, by one frame and by many.
+    Padding is tried behind lengths that end at every place within an encoder frame: a mask at the encoder's resolution
+    lets nothing through where a length ends with a frame.
 
     Args:
         samples: float32[S] of the utterance.
@@ -91,12 +90,10 @@ def variations(samples: Array, *, frame_samples: int, hop_samples: int) -> Itera
     """
     count = len(samples)
     yield Variation("as it is", "as it is", samples, count)
-    for less in (0, 3, 6):
-        shorter = samples[: count - less * hop_samples]
-        for frames in PADDINGS:
-            padded = np.pad(shorter, (0, frames * frame_samples))
-            name = f"{less} mel frames shorter, padded by {frames}" if less else f"padded by {frames}"
-            yield Variation(f"{name} frame{'s' * (frames > 1)}", "padded", padded, len(shorter))
+    yield _padded(samples, LONG_FRAMES * frame_samples, f"padded by {LONG_FRAMES} frames")
+    for less in range(frame_samples // hop_samples):
+        shorter = f"{less} mel frames shorter, " if less else ""
+        yield _padded(samples[: count - less * hop_samples], frame_samples, f"{shorter}padded by a frame")
     for factor in (2, 3):
         longer = np.tile(samples, factor)
         yield Variation(f"{factor} times over", "longer", longer, len(longer))
@@ -107,6 +104,10 @@ def variations(samples: Array, *, frame_samples: int, hop_samples: int) -> Itera
         piece = samples[start:stop]
         yield Variation(f"the {name}", "cut", piece, len(piece))
     yield Variation("once more", "again", samples, count)
+
+
+def _padded(samples: Array, width: int, name: str) -> Variation:
+    return Variation(name, "padded", np.pad(samples, (0, width)), len(samples))
 
 
 def encoded(parts: Parts, variation: Variation) -> Array:
@@ -195,19 +196,19 @@ def _is_large(value: float, usual: float) -> bool:
 
 
 def _mask(errors: Sequence[FrameErrors], usual: float) -> LengthFinding | None:
-    """Padding changes frames: ever more with more of it, or what one frame of it does already."""
+    """Padding changes frames: behind every length, or only behind those that end within an encoder frame."""
     padded = [error for error in errors if error.kind == "padded"]
     bad = [error for error in padded if _is_large(error.own_change, max(usual, error.reference_change))]
     if not bad:
         return None
-    little, much = (max(error.own_change for error in padded[k :: len(PADDINGS)]) for k in range(len(PADDINGS)))
     worst = max(bad, key=lambda error: error.own_change)
     said = (
         f"padding changes its frames by up to {worst.own_change:.2g}, the reference's by {worst.reference_change:.2g}"
     )
-    if much > GROWTH * little:
-        return LengthFinding("mask_missing", worst.variation, f"{said}; more padding changes them more")
-    return LengthFinding("mask_resolution", worst.variation, f"{said}; more padding changes them no further")
+    if len(bad) == len(padded):
+        return LengthFinding("mask_missing", worst.variation, f"{said}, behind every length")
+    count = f"{len(bad)} of {len(padded)}"
+    return LengthFinding("mask_resolution", worst.variation, f"{said}, but only behind {count} lengths")
 
 
 def _length(errors: Sequence[FrameErrors], usual: float) -> LengthFinding | None:

@@ -128,16 +128,18 @@ def _pairs(left: Sequence[Emission], right: Sequence[Emission], *, tolerance: fl
 
 
 def _longest_run(left: Sequence[Emission], right: Sequence[Emission], *, tolerance: float) -> list[tuple[int, int]]:
-    longest: list[tuple[int, int]] = []
+    """The longest contiguous run of tokens that are the same; of equally long ones that with the smallest shifts."""
+    longest, least = list[tuple[int, int]](), 0
     for i in range(len(left)):
         for j in range(len(right)):
-            length = 0
+            length, moved = 0, 0
             while i + length < len(left) and j + length < len(right):
-                if not _is_same(left[i + length], right[j + length], tolerance):
+                ours, theirs = left[i + length], right[j + length]
+                if not _is_same(ours, theirs, tolerance):
                     break
-                length += 1
-            if length > len(longest):
-                longest = [(i + k, j + k) for k in range(length)]
+                length, moved = length + 1, moved + abs(ours.frame - theirs.frame)
+            if (length, -moved) > (len(longest), -least):
+                longest, least = [(i + k, j + k) for k in range(length)], moved
     return longest
 
 
