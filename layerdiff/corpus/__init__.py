@@ -78,6 +78,10 @@ def decode_missing(config: Config, corpus: Corpus, place: Checkpoints, clips: in
     first = next(jobs, None)
     if first is None and place.about() is not None:
         return
+    if config.execution.ray is not None:
+        from layerdiff.corpus.cluster import require_reachable
+
+        require_reachable(config.execution)
     worker = Worker(config, progress=progress)
     try:
         place.tell(asdict(worker.about))
@@ -119,11 +123,19 @@ def key_of(config: Config, asked: str) -> str:
     return store.sha256_json(key)[:16]
 
 
+SMALL_BYTES = 1 << 20
+"""A file up to this is known by its content: opening a package rewrites its manifest as it was."""
+
+
 def stamps(path: Path) -> list[str]:
-    """Name, size and time of change of a file, or of every file of a package."""
+    """What tells a file, or every file of a package, from another one."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    found = [(file, file.stat()) for file in files if file.is_file()]
-    return [f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in found]
+    return [f"{file} {_stamp(file)}" for file in files if file.is_file()]
+
+
+def _stamp(file: Path) -> str:
+    stat = file.stat()
+    return store.sha256_file(file) if stat.st_size <= SMALL_BYTES else f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 # ------------------------------------------------------------------ the report

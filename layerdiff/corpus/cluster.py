@@ -6,6 +6,7 @@ given up, and its clips are rows with a problem. All paths of a configuration mu
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import warnings
@@ -157,22 +158,16 @@ def connected(entry: ExecutionConfig) -> Iterator[Any]:
         EngineError: nothing answers at the address.
         MissingExtraError: Ray is not installed.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtraError("ray", extra="ray", purpose="a cluster") from error
+    require_reachable(entry)
+    import ray
+
     options = {"logging_level": "ERROR", "log_to_driver": False}
     was_connected = ray.is_initialized()
     try:
         if not was_connected:
             _connect(ray, entry, options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise EngineError(
-            f"there is no Ray cluster at '{entry.ray}'.",
-            where="execution.ray",
-            detail=str(error).strip().splitlines()[0],
-            action="Start one with 'ray start --head', give its address, or 'auto'.",
-        ) from error
+        raise _unreachable(entry, error) from error
     try:
         yield ray
     finally:
@@ -182,7 +177,6 @@ def connected(entry: ExecutionConfig) -> Iterator[Any]:
 
 def _connect(ray: Any, entry: ExecutionConfig, options: Mapping[str, Any]) -> None:
     if entry.ray is not None and entry.ray != "auto":
-        require_answer(entry.ray)
         ray.init(address=entry.ray, **options)
         return
     with suppress(ConnectionError):
@@ -192,17 +186,35 @@ def _connect(ray: Any, entry: ExecutionConfig, options: Mapping[str, Any]) -> No
     ray.init(num_cpus=cores, include_dashboard=False, **options)
 
 
-def require_answer(address: str) -> None:
-    """Raises unless something listens at `HOST:PORT` or `ray://HOST:PORT`.
+def require_reachable(entry: ExecutionConfig) -> None:
+    """Raises at once where Ray is missing, or nothing listens at its address.
 
     Raises:
-        ConnectionError: nothing does.
-        ValueError: the address has another form.
+        EngineError: nothing answers, or the address has another form.
+        MissingExtraError: Ray is not installed.
     """
+    if importlib.util.find_spec("ray") is None:
+        raise MissingExtraError("ray", extra="ray", purpose="a cluster")
+    if entry.ray in (None, "auto"):
+        return
+    try:
+        _require_answer(str(entry.ray))
+    except (OSError, ValueError) as error:
+        raise _unreachable(entry, error) from error
+
+
+def _unreachable(entry: ExecutionConfig, error: Exception) -> EngineError:
+    return EngineError(
+        f"there is no Ray cluster at '{entry.ray}'.",
+        where="execution.ray",
+        detail=(str(error).strip() or type(error).__name__).splitlines()[0],
+        action="Start one with 'ray start --head', give its address, or 'auto'.",
+    )
+
+
+def _require_answer(address: str) -> None:
+    """Connects to `HOST:PORT` or `ray://HOST:PORT` and hangs up."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         raise ValueError("expected HOST:PORT, ray://HOST:PORT or auto")
-    try:
-        socket.create_connection((host, int(port)), timeout=ANSWER_WITHIN_S).close()
-    except OSError as error:
-        raise ConnectionError(f"{host} port {port}: {error.strerror or error}") from error
+    socket.create_connection((host, int(port)), timeout=ANSWER_WITHIN_S).close()

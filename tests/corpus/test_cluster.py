@@ -18,7 +18,7 @@ from layerdiff import corpus, store
 from layerdiff.config import Config, ExecutionConfig
 from layerdiff.corpus import cluster
 from layerdiff.corpus.items import Item, find_corpus
-from layerdiff.errors import EngineError
+from layerdiff.errors import EngineError, MissingExtraError
 from layerdiff.progress import SILENT
 from layerdiff.report.decoding_files import write_decoding
 from layerdiff.sources.nemo import NemoSource
@@ -120,18 +120,16 @@ def test_weights_are_shared_not_copied() -> None:
 
 
 @pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:{port}", "ray://127.0.0.1:{port}"])
-def test_an_address_at_which_nothing_answers(address: str) -> None:
+def test_an_address_at_which_nothing_answers_is_refused_at_once(make: Make, address: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    with pytest.raises((ConnectionError, ValueError)):
-        cluster.require_answer(address.format(port=port))
+    config = make(execution={"ray": address.format(port=port)})
+    with pytest.raises(EngineError, match=r"there is no Ray cluster at '.*\n  in execution.ray"):
+        corpus.decode(config, progress=SILENT)
 
 
-def test_an_unreachable_cluster_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with (
-        pytest.raises(EngineError, match=r"there is no Ray cluster at 'nowhere'.*\n  in execution.ray"),
-        cluster.connected(ExecutionConfig(ray="nowhere")),
-    ):
-        pass
+def test_without_ray_the_extra_is_named(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"layerdiff\[ray\]"):
+        cluster.require_reachable(ExecutionConfig(ray="auto"))
