@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import compare, encoder, engine, joint, memory, metrics, startup
+from benchmarks import compare, decode, encoder, engine, joint, memory, metrics, startup
 from benchmarks.measure import Measurement
 from benchmarks.table import as_json, table
 
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[], list[Measurement]]] = {
     "memory": memory.run,
     "encoder": encoder.run,
     "compare": compare.run,
+    "decode": decode.run,
 }
 
 

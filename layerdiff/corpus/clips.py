@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -41,11 +42,27 @@ class Hearing:
 
     models: Models
     config: DecodeConfig
-    samples: Array
-    """float32[S]"""
+    clip: Clip
     _features: dict[Any, list[tuple[Window, Features]]] = field(default_factory=dict)
     _pieces: dict[Any, tuple[Piece, ...]] = field(default_factory=dict)
     _heard: dict[Any, Heard] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> Array:
+        """float32[S]"""
+        return self.clip.samples
+
+    def prepare(self, component: str) -> None:
+        """Computes the mel, or the encoder's frames, of every mixture that will be asked for.
+
+        What can't be computed is left for `compare_clip` to find out.
+        """
+        for listener in self.models.candidates.values():
+            wanted = (frozenset(taken) for taken in ((), *mixtures_of(listener, self.models)))
+            every = frozenset(listener.given)
+            for taken in wanted if self.config.swaps else (REFERENCE, every):
+                with suppress(LayerdiffError):
+                    (self.features if component == "preprocessor" else self.pieces)(listener, taken)
 
     def parts(self, listener: Listener, taken: Taken) -> Parts:
         return mixture(self.models.reference.parts, listener.given, taken)
@@ -80,7 +97,7 @@ def _key(listener: Listener, taken: Taken) -> tuple[Windowing, str, Taken]:
     return listener.windowing, listener.name if taken else "", taken
 
 
-def compare_clip(clip: Clip, models: Models, config: DecodeConfig, *, is_audited: bool = False) -> dict[str, Any]:
+def compare_clip(hearing: Hearing, *, is_audited: bool = False) -> dict[str, Any]:
     """The row of a clip: plain JSON values; `is_audited` adds what its lengths tell.
 
     A candidate that can't be run on the clip has a `problem` instead of results.
@@ -88,7 +105,7 @@ def compare_clip(clip: Clip, models: Models, config: DecodeConfig, *, is_audited
     Raises:
         LayerdiffError: the reference itself can't be run on it.
     """
-    hearing = Hearing(models, config, clip.samples)
+    models, config, clip = hearing.models, hearing.config, hearing.clip
     text = _worded(clip.text, config)
     row: dict[str, Any] = {
         "clip": clip.name,

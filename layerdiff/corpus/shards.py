@@ -7,13 +7,13 @@ how many workers there are or which of them decodes what.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerdiff import audio, store
-from layerdiff.corpus.clips import compare_clip, tally_of
+from layerdiff.corpus.clips import Hearing, compare_clip, tally_of
 from layerdiff.decode.tally import Tally
 from layerdiff.errors import LayerdiffError
 
@@ -54,20 +54,44 @@ def _merged(ours: Mapping[str, Tally], theirs: Mapping[str, Tally]) -> dict[str,
     return {name: ours.get(name, Tally()) + theirs.get(name, Tally()) for name in {**ours, **theirs}}
 
 
-def decode_shard(items: Iterable[Item], corpus: Corpus, models: Models, config: DecodeConfig) -> list[dict[str, Any]]:
+GROUP = 20
+"""Clips that are taken component by component: a component that runs several times in turn runs faster."""
+
+
+def decode_shard(items: Sequence[Item], corpus: Corpus, models: Models, config: DecodeConfig) -> list[dict[str, Any]]:
     """The rows of some clips; one that can't be decoded has a `problem`, and the others go on."""
-    rows = []
-    for item in items:
-        row: dict[str, Any] = {"index": item.index, "clip": Path(item.name).name if item.line is None else item.name}
+    groups = [items[start : start + GROUP] for start in range(0, len(items), GROUP)]
+    return [row for group in groups for row in _decode_group(group, corpus, models, config)]
+
+
+def _decode_group(items: Sequence[Item], corpus: Corpus, models: Models, config: DecodeConfig) -> list[dict[str, Any]]:
+    rows = [_opened(item, corpus, models, config) for item in items]
+    hearings = [row["hearing"] for row in rows if "hearing" in row]
+    for component in ("preprocessor", "encoder"):
+        for hearing in hearings:
+            hearing.prepare(component)
+    found = []
+    for item, row in zip(items, rows, strict=True):
+        hearing = row.pop("hearing", None)
         try:
-            recording = corpus.recording(item)
-            row["clip"] = recording.name
-            clip = audio.read_one(recording, sample_rate_hz=models.reference.sample_rate_hz)
-            is_audited = item.index < config.lengths
-            rows.append({**row, **compare_clip(clip, models, config, is_audited=is_audited)})
+            if hearing is not None:
+                row |= compare_clip(hearing, is_audited=item.index < config.lengths)
         except LayerdiffError as error:
-            rows.append({**row, "problem": str(error)})
-    return rows
+            row["problem"] = str(error)
+        found.append(row)
+    return found
+
+
+def _opened(item: Item, corpus: Corpus, models: Models, config: DecodeConfig) -> dict[str, Any]:
+    """The beginning of a row, with the clip ready to be heard or the problem that it has."""
+    row: dict[str, Any] = {"index": item.index, "clip": Path(item.name).name if item.line is None else item.name}
+    try:
+        recording = corpus.recording(item)
+        row["clip"] = recording.name
+        clip = audio.read_one(recording, sample_rate_hz=models.reference.sample_rate_hz)
+        return {**row, "hearing": Hearing(models, config, clip)}
+    except LayerdiffError as error:
+        return {**row, "problem": str(error)}
 
 
 def counted(rows: Iterable[Mapping[str, Any]], candidates: Iterable[str]) -> Shard:

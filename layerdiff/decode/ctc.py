@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from layerdiff.decode.greedy import Decision, Emission, Path, best
+from layerdiff.decode.greedy import Decision, Emission, Path
 from layerdiff.records import Points
 
 if TYPE_CHECKING:
@@ -40,5 +40,4 @@ def ctc_path(logits: Array, *, blank: int, frame_s: float) -> Path:
 
 def frame_decisions(logits: Array) -> tuple[Decision, ...]:
     """The best label of every frame of float32[T, V + 1]; every decision is for one frame."""
-    found = ((row, *best(row)) for row in logits)
-    return tuple(Decision(token, 1, margin, logits=row) for row, token, margin in found)
+    return tuple(Decision(int(token), 1, row) for token, row in zip(logits.argmax(-1), logits, strict=True))

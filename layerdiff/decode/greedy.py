@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,12 +35,20 @@ class Decision:
     token: int
     duration: int
     """In frames; 0 for a transducer without durations."""
-    token_margin: float | None = None
-    """The best token's logit minus the second best; None if only the decision is known."""
-    duration_margin: float | None = None
-    """The same of the durations; None without durations too."""
     logits: Array | None = field(default=None, repr=False, compare=False)
     """float32[V + 1 + durations] what decided; None if only the decision is known."""
+    durations: int = field(default=0, repr=False, compare=False)
+    """How many of the logits, the last ones, are of durations."""
+
+    @cached_property
+    def token_margin(self) -> float | None:
+        """The best token's logit minus the second best; None if only the decision is known."""
+        return None if self.logits is None else margin(self.logits[: len(self.logits) - self.durations])
+
+    @cached_property
+    def duration_margin(self) -> float | None:
+        """The same of the durations; None without durations too."""
+        return None if self.logits is None or not self.durations else margin(self.logits[-self.durations :])
 
 
 Decide = Callable[["Array", "Array"], Decision]
@@ -160,21 +169,18 @@ def greedy(
 def decision(logits: Array, *, durations: Sequence[int]) -> Decision:
     """The best token and the best duration of one point; of equals, the first."""
     if not durations:
-        token, margin = best(logits)
-        return Decision(token, 0, margin, logits=logits)
-    token, token_margin = best(logits[: -len(durations)])
-    duration, duration_margin = best(logits[-len(durations) :])
-    return Decision(token, int(durations[duration]), token_margin, duration_margin, logits)
+        return Decision(int(np.argmax(logits)), 0, logits)
+    count = len(durations)
+    token, duration = int(np.argmax(logits[:-count])), int(np.argmax(logits[-count:]))
+    return Decision(token, int(durations[duration]), logits, count)
 
 
-def best(logits: Array) -> tuple[int, float]:
-    """Index of the largest of float[W] values, of equals the first, and how far it is above the second largest.
-
-    The distance of a single value is inf.
-    """
-    first = int(np.argmax(logits))
-    rest = (part.max() for part in (logits[:first], logits[first + 1 :]) if len(part))
-    return first, float(logits[first]) - float(max(rest, default=-np.inf))
+def margin(logits: Array) -> float:
+    """How far the largest of float[W] values is above the second largest; inf if there is only one."""
+    if len(logits) < 2:
+        return float("inf")
+    second, first = np.partition(logits, -2)[-2:]
+    return float(first) - float(second)
 
 
 def _points(visited: Sequence[tuple[int, int]], tokens: Sequence[int], frame_s: float) -> Points:

@@ -85,8 +85,18 @@ def predict(source: Runner) -> Predict:
     start = {name: np.zeros([int(size) for size in _sizes(inputs[name])], np.float32) for name in ("h_in", "c_in")}
     answer = answers(source, "decoder", ("decoder", "h_out", "c_out"))
 
+    begun: dict[int, tuple[Array, Any]] = {}
+    """What the first step of a sequence gives, which is the same for every one."""
+
     def step(token: int, state: Any) -> tuple[Array, Any]:
-        outputs = answer(step_call(token, state or start))
+        if state is None:
+            if token not in begun:
+                begun[token] = advance(token, start)
+            return begun[token]
+        return advance(token, state)
+
+    def advance(token: int, state: Outputs) -> tuple[Array, Any]:
+        outputs = answer(step_call(token, state))
         h, c = (outputs[name].reshape(start[given].shape) for name, given in (("h_out", "h_in"), ("c_out", "c_in")))
         return outputs["decoder"].reshape(-1), {"h_in": h, "c_in": c}
 
@@ -100,14 +110,17 @@ def _sizes(spec: Any) -> list[int]:
 
 def answers(source: Runner, component: Component, outputs: Sequence[str]) -> Callable[[Call], Outputs]:
     """Answers calls of one component with some of its outputs: directly where the package takes them as they are."""
-    model = source.packages[component]
+    specs, fitting = source.packages[component].inputs, set[tuple[tuple[int, ...], ...]]()
 
     def answer(call: Call) -> Outputs:
         # a decoder's states have an axis of steps in a call, and none in a package
-        feed = {n: v[0] if n in STATES else v for n, v in call.feed.items() if n in model.inputs}
-        if all(_takes(model.inputs[name], value) for name, value in feed.items()):
-            return source.predict(component, feed, outputs)
-        return source.run(call, ()).outputs
+        feed = {n: v[0] if n in STATES else v for n, v in call.feed.items() if n in specs}
+        shapes = tuple(value.shape for value in feed.values())
+        if shapes not in fitting:
+            if not all(_takes(specs[name], value) for name, value in feed.items()):
+                return source.run(call, ()).outputs
+            fitting.add(shapes)
+        return source.predict(component, feed, outputs)
 
     return answer
 

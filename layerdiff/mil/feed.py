@@ -65,6 +65,9 @@ def checked(
 
 
 def _one(feed: Mapping[str, Any], spec: TensorSpec, where: str) -> NDArray[Any]:
+    value = feed.get(spec.name)
+    if type(value) is np.ndarray and value.dtype == spec.dtype and spec.kind != "image" and spec.accepts(value.shape):
+        return value  # as it should be: the common case, which a decoder's every step is
     if spec.name in feed:
         array = _array(feed[spec.name], spec, where)
         if not spec.shape and array.shape == (1,):  # Core ML has no tensors without axes: it describes them as [1]

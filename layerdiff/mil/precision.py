@@ -170,6 +170,8 @@ ROUNDING: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
 def tensor_of(array: Array, dtype: str, precision: Precision) -> Tensor:
     """A tensor declared as `dtype` from a caller's array; shares memory where nothing has to be converted."""
     held = precision.held(dtype)
+    if held is torch.float32 and array.dtype == np.float32 and dtype == "float32" and array.flags.carray:
+        return torch.from_numpy(array if min(array.strides, default=0) >= 0 else array.copy())
     source = np.ascontiguousarray(array).reshape(array.shape)
     if source.dtype in (np.uint16, np.uint32, np.uint64):
         source = source.astype(np.int64)

@@ -11,11 +11,16 @@ from layerdiff.records import Points
 FRAME_S = 0.08
 
 
+def decided(token: int, duration: int, token_margin: float, duration_margin: float) -> Decision:
+    """A decision with these margins."""
+    return Decision(token, duration, np.array([0, token_margin, duration_margin, 0], np.float32), 2)
+
+
 def heard(*steps: tuple[int, int, int], start: int = 0) -> Heard:
     """One piece with a decision (frame, token, duration) at every point."""
     frames = np.array([step[0] for step in steps], np.int64)
     points = Points(frames, np.zeros_like(frames), np.array([9]), FRAME_S)
-    decisions = tuple(Decision(token, duration, 0.5, 0.25) for _, token, duration in steps)
+    decisions = tuple(decided(token, duration, 0.5, 0.25) for _, token, duration in steps)
     return Heard((Piece(start, np.zeros((20, 1), np.float32)),), (Path(points, (), decisions),), 0)
 
 
@@ -43,15 +48,10 @@ def test_the_first_step_that_differs(
 
 
 def test_forced_counts() -> None:
-    def decided(token: int, duration: int, margin: float = 1.0) -> Decision:
-        return Decision(token, duration, margin, margin)
+    def one(token: int, duration: int, margin: float = 1.0) -> Decision:
+        return decided(token, duration, margin, margin)
 
-    pairs = [
-        (decided(1, 2), decided(1, 2)),
-        (decided(1, 2), decided(3, 2)),
-        (decided(1, 2, 0.01), decided(1, 4)),
-        (decided(1, 2), decided(3, 4)),
-    ]
+    pairs = [(one(1, 2), one(1, 2)), (one(1, 2), one(3, 2)), (one(1, 2, 0.01), one(1, 4)), (one(1, 2), one(3, 4))]
     assert forced_counts(pairs, 6) == Forced(points=4, token_flips=2, duration_flips=2, near_ties=1, missing=2)
 
 

@@ -32,7 +32,6 @@ minimum = binary(torch.minimum)
 mod = binary(torch.remainder)  # the sign of the divisor, as in numpy
 mul = binary(torch.mul)
 not_equal = binary(torch.ne)
-pow_ = binary(torch.pow)
 sub = binary(torch.sub)
 
 
@@ -41,3 +40,10 @@ def real_div(*, x: Tensor, y: Tensor) -> Tensor:
     if x.is_floating_point():
         return torch.div(x, y)
     return torch.div(x.double(), y.double())
+
+
+def pow_(*, x: Tensor, y: Tensor) -> Tensor:
+    """`x ** y`; a square by multiplication, which rounds once and is much faster (torch's `x.pow(2)` does the same)."""
+    if y.ndim == 0 and x.is_floating_point() and float(y) == 2.0:
+        return x * x
+    return torch.pow(x, y)

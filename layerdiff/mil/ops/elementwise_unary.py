@@ -100,14 +100,25 @@ def fit_integer(x: Tensor, out: Out, census: Census) -> Tensor:
     return x if x.dtype is out.held else wrap_integer(x, out, census)
 
 
+FEW = 8
+"""Elements that Python looks at faster than torch does: those of a shape or a position."""
+
+
+def _lies_within(x: Tensor, low: int, high: int) -> bool:
+    """Whether all elements lie in [low, high], which NaN does not."""
+    if x.numel() <= FEW:
+        return all(low <= value <= high for value in x.reshape(-1).tolist())
+    smallest, largest = (value.item() for value in torch.aminmax(x))
+    return bool(low <= smallest and largest <= high)
+
+
 def wrap_integer(x: Tensor, out: Out, census: Census) -> Tensor:
     """`x` as the declared integer dtype in memory of its own, wrapped around; values that do not fit are counted."""
-    exact = str(out.held) == f"torch.{out.dtype}"  # not so of uint16, which is held in int32
+    exact = out.held is getattr(torch, out.dtype, None)  # not so of uint16, which is held in int32
     if x.dtype is torch.bool or (x.dtype is out.held and exact):
         return x.to(out.held, copy=True)
     low, high = INTEGER_RANGE[out.dtype]
-    smallest, largest = (v.item() for v in torch.aminmax(x)) if x.numel() else (low, high)
-    if low <= smallest and largest <= high:  # not so if one is NaN
+    if _lies_within(x, low, high):
         return x.to(out.held, copy=True)
     wide = x.to(torch.int64)
     outside = (wide < low) | (wide > high)

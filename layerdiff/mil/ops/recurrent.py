@@ -187,16 +187,17 @@ def _lstm(
     states, h, c = gates.new_empty(*x.shape[:2], size), h[: x.shape[1]], c[: x.shape[1]].clone()
     for step, state in zip(gates, states, strict=True):
         step.addmm_(h, recurrent)
-        if peephole is not None:
+        if peephole is None:
+            i, f, o = gate(step[:, : 3 * size]).chunk(3, -1)
+        else:
             step[:, : 2 * size] += peephole[: 2 * size] * c.repeat(1, 2)
-        i, f = gate(step[:, : 2 * size]).chunk(2, -1)
+            i, f = gate(step[:, : 2 * size]).chunk(2, -1)
         c = (f * c).addcmul_(i, cell(step[:, 3 * size :]))
         if clip is not None:
             c.clamp_(-clip, clip)
-        o = step[:, 2 * size : 3 * size]
         if peephole is not None:
-            o.addcmul_(peephole[2 * size :], c)
-        h = torch.mul(gate(o), act(c), out=state)
+            o = gate(step[:, 2 * size : 3 * size].addcmul_(peephole[2 * size :], c))
+        h = torch.mul(o, act(c), out=state)
     return states, h, c
 
 

@@ -37,6 +37,14 @@ def _mean(x: Tensor, dims: list[int], keep: bool) -> Tensor:
     return torch.mean(_real(x), dims, keep)
 
 
+def _sum(x: Tensor, dims: list[int], keep: bool) -> Tensor:
+    """The sum; of pairs, as of real and imaginary part, one addition, for which torch's reduction is slow."""
+    if len(dims) == 1 and x.is_floating_point() and x.shape[dims[0]] == 2:
+        total = x.select(dims[0], 0) + x.select(dims[0], 1)
+        return total.unsqueeze(dims[0]) if keep else total
+    return torch.sum(x, dims, keep)
+
+
 def _prod(x: Tensor, dims: list[int], keep: bool) -> Tensor:
     for dim in sorted(dims, reverse=True):
         x = torch.prod(x, dim, keep)
@@ -59,7 +67,7 @@ reduce_max = reduction(torch.amax)
 reduce_mean = reduction(_mean)
 reduce_min = reduction(torch.amin)
 reduce_prod = reduction(_prod)
-reduce_sum = reduction(lambda x, dims, keep: torch.sum(x, dims, keep))
+reduce_sum = reduction(_sum)
 reduce_sum_square = reduction(lambda x, dims, keep: torch.sum(torch.square(_wide(x)), dims, keep))
 
 
