@@ -101,3 +101,14 @@ def test_unknown_benchmarks_are_refused_with_the_known_ones():
     assert command.chosen(["memory"]) == ["memory"]
     with pytest.raises(typer.BadParameter, match="'speed' is not a benchmark; known: help, metrics, engine"):
         command.chosen(["speed"])
+
+
+def test_manifests_repeat_the_corpus_with_the_longest_clip_first(tmp_path, monkeypatch):
+    from benchmarks import decode
+
+    monkeypatch.chdir(ROOT)
+    lines = [json.loads(line) for line in Path(decode.write_manifest(tmp_path, 450)).read_text().splitlines()]
+    assert len(lines) == 450
+    assert lines[0]["duration"] == max(line["duration"] for line in lines)
+    assert lines[0] == lines[200] == lines[400]
+    assert all(Path(line["audio_filepath"]).is_file() for line in lines[:200])
