@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +11,7 @@ import torch
 
 from layerdiff.decode.greedy import Decision, decision
 from layerdiff.decode.parts import Alphabet, CtcParts, Features, Parts, TransducerParts
-from layerdiff.errors import CheckpointError
+from layerdiff.errors import CheckpointError, FeedError
 from layerdiff.sources import nemo_components
 from layerdiff.sources.calls import preprocessor_call, valid_frames
 from layerdiff.sources.nemo import Tokenizer, describe, require_supported
@@ -94,7 +96,7 @@ def _ctc(model: Any) -> CtcParts:
 
 def _preprocess(model: Any) -> Any:
     def preprocess(samples: Array, length: int | None = None) -> Features:
-        with torch.no_grad():
+        with torch.no_grad(), refusing("preprocessor", f"{len(samples)} samples"):
             return nemo_components.run_preprocessor(model, preprocessor_call(samples, length).feed)
 
     return preprocess
@@ -102,7 +104,20 @@ def _preprocess(model: Any) -> Any:
 
 def _encode(model: Any) -> Any:
     def encode(features: Features) -> Array:
-        with torch.no_grad():
+        with torch.no_grad(), refusing("encoder", f"{features['mel'].shape[-1]} mel frames"):
             return valid_frames(nemo_components.run_encoder(model, features))
 
     return encode
+
+
+@contextmanager
+def refusing(component: str, given: str) -> Iterator[None]:
+    """What torch and NeMo raise for audio that is too short or too long becomes a refusal of that clip alone."""
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise FeedError(
+            f"the reference's {component} can't be run on {given}.",
+            detail=(str(error).strip() or type(error).__name__).splitlines()[0],
+            action="Give audio of a length that the model takes.",
+        ) from error
