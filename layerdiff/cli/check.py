@@ -32,7 +32,7 @@ def check(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Compare a result with a baseline: what has become worse or better."""
+    """Hold a result against a baseline, for CI."""
 
     def action() -> int:
         from layerdiff import config as configuration

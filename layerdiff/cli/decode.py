@@ -40,7 +40,7 @@ def decode(
     json: Annotated[bool, typer.Option("--json", help="Print decode.json instead of tables.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Decode clips by a model and its conversions: words, timestamps, and where they part."""
+    """Show what a conversion does to the transcripts."""
 
     def action() -> int:
         from layerdiff import config as configuration
@@ -88,7 +88,7 @@ def show(
     as_json: bool,
 ) -> None:
     """Prints the report to stdout in the form that was asked for."""
-    from layerdiff.corpus import worst_rows
+    from layerdiff.corpus import telling_rows
     from layerdiff.report import decoding, json, terminal, transcripts
 
     if as_json:
@@ -98,6 +98,6 @@ def show(
         if quiet:
             transcripts.render_verdict(report, console)
         else:
-            transcripts.render(report, console, rows=worst_rows(report, place), piece=report.piece)
+            transcripts.render(report, console, rows=telling_rows(report, place), piece=report.piece)
             terminal.render_files(files, console)
     sys.stdout.flush()

@@ -31,7 +31,7 @@ def sweep(
     json: Annotated[bool, typer.Option("--json", help="Print sweep.json instead of the table.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Build variants of a conversion and show what each saves and costs."""
+    """Show what smaller variants of a package cost."""
 
     def action() -> int:
         from layerdiff import config as configuration

@@ -141,28 +141,29 @@ def override(
     values = config.model_dump(exclude_none=True)
     if candidates:
         values["candidates"] = {name: values["candidates"][name] for name in config.candidates if name in candidates}
-    if audio:
-        kept = {key: value for key, value in values["inputs"].items() if key not in ("manifest", "tensors")}
-        values["inputs"] = {**kept, "audio": list(audio)}
-    if manifest is not None:
-        kept = {key: value for key, value in values["inputs"].items() if key not in ("audio", "tensors")}
-        values["inputs"] = {**kept, "manifest": manifest}
-    if swaps:
-        values["decode"]["swaps"] = True
-    if lengths is not None:
-        values["decode"]["lengths"] = lengths
-    values["execution"] |= {key: value for key, value in (("ray", ray), ("workers", workers)) if value is not None}
-    if points is not None:
-        values["inputs"]["points"] = points
+    values["inputs"] = _other_inputs(values["inputs"], audio=audio, manifest=manifest, points=points)
+    values["decode"] |= _given(swaps=swaps or None, lengths=lengths)
+    values["execution"] |= _given(ray=ray, workers=workers)
     if dir is not None:
         values["outputs"]["dir"] = dir
-    if search:
-        values["search"] = True
-    if limits is not None:
-        values["limits"] = limits
+    values |= _given(search=search or None, limits=limits)
     changed = from_mapping(values, place="the command line")
     changed._path = config._path
     return changed
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _other_inputs(
+    inputs: Mapping[str, Any], *, audio: Sequence[str], manifest: str | None, points: str | None
+) -> dict[str, Any]:
+    """The inputs of a configuration with those of the command line in their place."""
+    chosen = {"audio": list(audio)} if audio else {"manifest": manifest} if manifest is not None else {}
+    kept = {key: value for key, value in inputs.items() if not chosen or key not in ("audio", "manifest", "tensors")}
+    return {**kept, **chosen, **_given(points=points)}
 
 
 def require_candidates(config: Config) -> None:

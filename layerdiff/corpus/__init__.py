@@ -31,7 +31,7 @@ from layerdiff.decode.result import (
     overall,
     verdict,
 )
-from layerdiff.decode.tally import Tally
+from layerdiff.decode.tally import WORST, Tally
 from layerdiff.errors import OutputError
 from layerdiff.records import COMPONENTS, Component
 from layerdiff.run.environment import environment
@@ -168,6 +168,7 @@ def report_of(config: Config, place: Checkpoints) -> DecodeReport:
         samples=total.samples,
         candidates=candidates,
         pieces=tuple(about.pieces),
+        config=config.model_dump(exclude_none=True, exclude={"outputs", "execution"}),
         problems=tuple(problems),
     )
 
@@ -190,10 +191,11 @@ def _position(taken: tuple[str, ...]) -> tuple[int, list[int]]:
     return len(taken), [COMPONENTS.index(cast("Component", name)) for name in taken]
 
 
-def worst_rows(report: DecodeReport, place: Checkpoints) -> dict[int, dict[str, Any]]:
-    """The rows of the clips that differ most, by their index."""
+def telling_rows(report: DecodeReport, place: Checkpoints) -> dict[int, dict[str, Any]]:
+    """The rows of the clips that differ most, by their index; all of them if there are few."""
     wanted = {bad.index for found in report.candidates.values() for bad in found.tally.worst}
-    return {row["index"]: row for rows in place.all() for row in rows if row["index"] in wanted}
+    few = report.reference_tally.clips <= WORST
+    return {row["index"]: row for row in place.rows() if few or row["index"] in wanted}
 
 
 def audits_of(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[str, LengthAudit]]:

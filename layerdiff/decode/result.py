@@ -75,6 +75,8 @@ class DecodeReport:
     candidates: Mapping[str, CandidateDecoding]
     pieces: tuple[str, ...] = ()
     """The text of every token."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """What was asked for, without where and on what it was done."""
     problems: tuple[Problem, ...] = ()
     """The first of them."""
 

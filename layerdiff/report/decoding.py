@@ -30,6 +30,7 @@ def document(report: DecodeReport) -> dict[str, Any]:
         "status": report.status,
         "exit_code": report.exit_code,
         "environment": plain(report.environment),
+        "config": plain(report.config),
         "reference": {**plain(report.reference), "decoded": side(report.reference_tally, report)},
         "inputs": {
             "clips": report.reference_tally.clips + report.reference_tally.problems,

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from layerdiff.decode.result import CandidateDecoding, DecodeReport, LengthAudit, shift_ms
 from layerdiff.decode.swaps import ComponentCost, Cost, component_costs
-from layerdiff.decode.tally import Bad, Tally
-from layerdiff.decode.words import differences
+from layerdiff.decode.tally import Tally
+from layerdiff.decode.words import Edits, differences
 from layerdiff.report import cells, sections
 from layerdiff.report.tables import STYLES
 
@@ -145,12 +145,20 @@ def candidate_view(
         yield sections.labelled("forced", forced_facts(found.tally), width=width)
     costs = component_costs(found.mixtures, report.reference_tally, frame_s=report.frame_s)
     if costs:
-        yield from (Text(), component_table(costs), sections.paragraph(COSTS, width=width, style="dim"))
+        words = report.reference_tally.text_words.length
+        yield from (Text(), component_table(costs, words=words), sections.paragraph(COSTS, width=width, style="dim"))
     for audit in found.lengths:
         yield from (Text(), *length_view(audit, width=width))
-    for bad in found.tally.worst[:CLIPS_SHOWN]:
-        if bad.index in rows:
-            yield from (Text(), *clip_view(bad, rows[bad.index], found.name, piece, width=width))
+    for row in shown_rows(found.tally, rows):
+        if "problem" not in row.get("candidates", {}).get(found.name, {"problem": ""}):
+            yield from (Text(), *clip_view(row, found.name, piece, width=width))
+
+
+def shown_rows(tally: Tally, rows: Mapping[int, Row]) -> list[Row]:
+    """The clips that differ most; of few clips all."""
+    if tally.clips <= CLIPS_SHOWN:
+        return list(rows.values())
+    return [rows[bad.index] for bad in tally.worst[:CLIPS_SHOWN] if bad.index in rows]
 
 
 COSTS = (
@@ -175,19 +183,27 @@ def forced_facts(tally: Tally) -> list[str]:
     return facts + ([f"{forced.missing} beyond its last frame"] if forced.missing else [])
 
 
-def component_table(costs: Sequence[ComponentCost]) -> Table:
-    """One row per component."""
-    has_text = any(cost.wrong_words for cost in costs)
-    wrong = ("wrong words", "share") if has_text else ()
-    table = new_table("component", *wrong, "other words", "share", "ends ms", "share")
+def component_table(costs: Sequence[ComponentCost], *, words: int) -> Table:
+    """One row per component.
+
+    Args:
+        costs: of every component.
+        words: of the manifest's texts.
+    """
+    has_text = words and any(cost.wrong_words for cost in costs)
+    table = new_table(
+        "component", *(("WER text", "share") if has_text else ()), "other words", "share", "ends", "share"
+    )
     for cost in costs:
-        numbers = [*(_pair(cost.wrong_words) if cost.wrong_words else ()), *_pair(cost.changed_words)]
-        table.add_row(cost.component, *numbers, *_pair(cost.end_shift_ms))
+        wrong = _pair(cost.wrong_words, 100 / words, 2, " %") if has_text and cost.wrong_words else ()
+        table.add_row(cost.component, *wrong, *_pair(cost.changed_words), *_pair(cost.end_shift_ms, unit=" ms"))
     return table
 
 
-def _pair(cost: Cost) -> tuple[str, str]:
-    return tuple(f"{value:+.1f}" if abs(value) >= 0.05 else "0" for value in (cost.alone, cost.share))  # type: ignore[return-value]
+def _pair(cost: Cost, scale: float = 1.0, digits: int = 1, unit: str = "") -> tuple[str, str]:
+    """What a component costs alone, and its share, with their signs."""
+    alone, share = (round(scale * value, digits) for value in (cost.alone, cost.share))
+    return tuple(f"{value:+.{digits}f}{unit}" if value else "0" for value in (alone, share))  # type: ignore[return-value]
 
 
 def length_view(audit: LengthAudit, *, width: int) -> Iterator[RenderableType]:
@@ -207,11 +223,12 @@ def length_view(audit: LengthAudit, *, width: int) -> Iterator[RenderableType]:
         yield sections.paragraph("✓ no length, mask or state is wrong", width=width, style="green")
 
 
-def clip_view(bad: Bad, row: Row, name: str, piece: Piece, *, width: int) -> Iterator[RenderableType]:
+def clip_view(row: Row, name: str, piece: Piece, *, width: int) -> Iterator[RenderableType]:
     """One clip: what differs, where it begins, and the two transcripts with their differences."""
     found = row["candidates"][name]
-    facts = [cells.clean(row["clip"]), f"{cells.plural(bad.errors, 'word')} differ" + ("s" if bad.errors == 1 else "")]
-    facts.append(f"{cells.plural(found['shift']['ends_moved'], 'token')} end elsewhere")
+    errors, moved = Edits(**found["words"]).errors, found["shift"]["ends_moved"]
+    facts = [cells.clean(row["clip"]), f"{errors} word{'s differ' if errors != 1 else ' differs'}"]
+    facts.append(f"{moved} token{'s end' if moved != 1 else ' ends'} elsewhere")
     yield sections.labelled("clip", facts, width=width)
     if found["divergence"]:
         yield sections.labelled("first", divergence_facts(found["divergence"], piece), width=width)
