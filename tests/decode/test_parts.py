@@ -25,7 +25,7 @@ from layerdiff.records import COMPONENTS
 from layerdiff.sources.coreml_portable import PortableSource
 from layerdiff.sources.nemo_restore import to_reference_state
 from layerdiff.store import Cache
-from tests.decode.conftest import Given
+from tests.decode.conftest import AUDIO, Given
 
 if TYPE_CHECKING:
     from layerdiff.decode.greedy import Path as Decoded
@@ -217,12 +217,9 @@ def by_decoding(model: Any, samples: Array) -> list[int]:
     return [int(token) for token in found[0].y_sequence]
 
 
-def test_a_ctc_head_from_a_package(zoo: Zoo, tmp_path: Path) -> None:
+def ctc_head(model: Any, frames: Array, path: Path) -> Path:
+    """The float32 package of a CTC head."""
     import coremltools as ct
-
-    model = zoo.ours("ctc_bpe")
-    speech, samples = nemo_speech(model), tones()
-    frames = speech.parts.encoder(speech.parts.preprocessor(samples, None))
 
     class Head(torch.nn.Module):
         def __init__(self) -> None:
@@ -241,11 +238,34 @@ def test_a_ctc_head_from_a_package(zoo: Zoo, tmp_path: Path) -> None:
             outputs=[ct.TensorType("log_probs")], compute_precision=ct.precision.FLOAT32, skip_model_load=True,
             minimum_deployment_target=ct.target.iOS17,
         )  # fmt: skip
-        package.save(str(tmp_path / "head.mlpackage"))
-    source = PortableSource({"decoder": load(tmp_path / "head.mlpackage")})
-    given = package_parts(source, speech.alphabet, is_ctc=True)
+        package.save(str(path))
+    return path
+
+
+def test_a_ctc_head_from_a_package(zoo: Zoo, tmp_path: Path) -> None:
+    """The head alone, and a whole run from configuration to report."""
+    from layerdiff import config, corpus
+    from layerdiff.progress import SILENT
+
+    model = zoo.ours("ctc_bpe")
+    speech, samples = nemo_speech(model), tones()
+    frames = speech.parts.encoder(speech.parts.preprocessor(samples, None))
+    path = ctc_head(model, frames, tmp_path / "head.mlpackage")
+    given = package_parts(PortableSource({"decoder": load(path)}), speech.alphabet, is_ctc=True)
     decoded = ours(mixture(speech.parts, given, ["decoder"]), speech, samples)
     assert decoded.emissions == ours(speech.parts, speech, samples).emissions
+    values = {
+        "reference": {"nemo": str(zoo.path("ctc_bpe")), "component": "whole"},
+        "candidates": {"head": {"coreml": {"decoder": str(path)}}},
+        "inputs": {"audio": [str(AUDIO / "nine_seven_three.wav")]},
+        "decode": {"swaps": True, "lengths": 1},
+        "outputs": {"dir": str(tmp_path / "out")},
+    }
+    report, _ = corpus.decode(config.from_mapping(values), progress=SILENT)
+    found = report.candidates["head"]
+    assert (report.exit_code, found.tally.same_path) == (0, 1)
+    assert [mixed.components for mixed in found.mixtures] == [("decoder",)]
+    assert list(found.tally.signals) == ["logits"]
 
 
 def test_what_has_no_greedy_decoding_is_refused(zoo: Zoo) -> None:
