@@ -217,7 +217,8 @@ def workers_child(manifest: str, count: str) -> None:
     from layerdiff.corpus.worker import Worker
     from layerdiff.progress import SILENT
 
-    config = configured(manifest, str(Path(manifest).parent), execution={"ray": "auto", "workers": int(count), "shard": 10})
+    execution = {"ray": "auto", "workers": int(count), "shard": 10}
+    config = configured(manifest, str(Path(manifest).parent), execution=execution)
     with quiet.third_party():
         weights = weights_of(Worker(config, progress=SILENT).models.module)
         jobs = list(enumerate(find_corpus(config.inputs).shards(10)))

