@@ -14,8 +14,8 @@ from layerdiff.run import candidates as module
 from layerdiff.run.candidates import open_given, require_handed_on, wants_native
 
 
-def model(*outputs: str) -> Any:
-    return SimpleNamespace(outputs=dict.fromkeys(outputs), path="build/Package.mlpackage")
+def model(*outputs: str, inputs: tuple[str, ...] = ("h_in", "c_in")) -> Any:
+    return SimpleNamespace(inputs=dict.fromkeys(inputs), outputs=dict.fromkeys(outputs), path="build/Package.mlpackage")
 
 
 COMPLETE = {
@@ -69,3 +69,7 @@ def test_a_package_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_the_engine_follows_the_system(monkeypatch: pytest.MonkeyPatch, system: str, engine: str, native: bool) -> None:
     monkeypatch.setattr("sys.platform", system)
     assert wants_native("x", CandidateConfig.model_validate({"convert": {}, "engine": engine})) is native
+
+
+def test_a_ctc_head_hands_nothing_on_to_itself() -> None:
+    require_handed_on({**COMPLETE, "decoder": model("decoder", inputs=("encoder_output",))})
