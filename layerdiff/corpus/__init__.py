@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from layerdiff.corpus.worker import Rows
     from layerdiff.progress import Progress
 
+LIMITS = ("max_wer", "max_shift_ms")
+"""The keys of `decode` that judge the rows and don't change them."""
+
 SHARDS = "shards"
 """The folder of a run directory that holds the rows of every shard."""
 
@@ -107,6 +110,7 @@ def key_of(config: Config, asked: str) -> str:
     """Names the rows: a hash of all that they depend on."""
     values = config.model_dump(exclude_none=True)
     chosen = {name: values[name] for name in ("reference", "candidates", "inputs", "decode")}
+    chosen["decode"] = {name: value for name, value in values["decode"].items() if name not in LIMITS}
     execution = {name: values["execution"][name] for name in ("shard", "threads")}
     checkpoint = locate(config.reference.nemo or "")
     given = [entry.coreml or {} for entry in config.candidates.values()]

@@ -60,8 +60,8 @@ def side(tally: Tally, report: DecodeReport) -> dict[str, Any]:
     emitted = sum(tally.durations.values())
     return {
         **mixture(tally, report),
-        "cer_text": rate(tally.text_characters),
-        "cer": rate(tally.characters),
+        "cer_text": tally.text_characters.rate,
+        "cer": tally.characters.rate,
         "snr_db": {name: plain(found.snr_db) for name, found in tally.signals.items()},
         "duration_shares": {str(key): count / emitted for key, count in sorted(tally.durations.items())},
         "counts": plain(tally.to_json()),
@@ -71,15 +71,10 @@ def side(tally: Tally, report: DecodeReport) -> dict[str, Any]:
 def mixture(tally: Tally, report: DecodeReport) -> dict[str, Any]:
     """The rates of a mixture of components."""
     return {
-        "wer_text": rate(tally.text_words),
-        "wer": rate(tally.words),
+        "wer_text": tally.text_words.rate,
+        "wer": tally.words.rate,
         "end_shift_ms": shift_ms(tally, report.frame_s),
     }
-
-
-def rate(edits: Edits) -> float | None:
-    """Errors over length; None where nothing was to be said."""
-    return edits.rate
 
 
 # ------------------------------------------------------------------ tables

@@ -97,6 +97,8 @@ def test_what_the_rows_depend_on_is_decoded_anew(make: Make) -> None:
     decode(make(clips=2))
     folder = Path(make().outputs.dir) / "shards"
     (first,) = folder.iterdir()
+    decode(make(clips=2, decode={"max_wer": 0.5}))
+    assert list(folder.iterdir()) == [first]  # a limit judges the rows, it doesn't change them
     decode(make(clips=2, decode={"max_symbols": 3}))
     (second,) = folder.iterdir()  # and the old rows are gone
     assert first.name != second.name
