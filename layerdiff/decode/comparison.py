@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
+from layerdiff.decode.counts import Counts
 from layerdiff.decode.greedy import NEAR_TIE, Decision, Emission
 from layerdiff.decode.words import chunks
 
@@ -43,14 +44,6 @@ class Divergence:
 
 Pair = tuple[Decision, Decision]
 """What the reference and the candidate decide at the same point."""
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What add up: all fields are whole numbers."""
-
-    def __add__(self, other: Any) -> Any:
-        return type(self)(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from layerdiff.decode.counts import Counts
 from layerdiff.metrics import formulas
 from layerdiff.metrics.exact import ExactSum
 
@@ -19,7 +20,7 @@ SIGNALS = ("mel", "encoder", "logits")
 
 
 @dataclass(frozen=True)
-class Energy:
+class Energy(Counts):
     """The energy of a signal and of its error, over any number of tensors."""
 
     values: int = 0
@@ -37,14 +38,6 @@ class Energy:
         finite = np.isfinite(ours) & np.isfinite(theirs)
         ours, theirs = ours[finite], theirs[finite]
         return cls(finite.size, int(finite.size - finite.sum()), _units(ours), _units(theirs - ours))
-
-    def __add__(self, other: Energy) -> Energy:
-        return Energy(
-            self.values + other.values,
-            self.not_finite + other.not_finite,
-            self.signal + other.signal,
-            self.error + other.error,
-        )
 
     @property
     def snr_db(self) -> float | None:

@@ -11,25 +11,19 @@ from typing import Any, Literal
 
 import jiwer
 
+from layerdiff.decode.counts import Counts
+
 Kind = Literal["equal", "substitute", "insert", "delete"]
 
 
 @dataclass(frozen=True)
-class Edits:
+class Edits(Counts):
     """How a hypothesis comes about from what it should be."""
 
     hits: int = 0
     substitutions: int = 0
     deletions: int = 0
     insertions: int = 0
-
-    def __add__(self, other: Edits) -> Edits:
-        return Edits(
-            self.hits + other.hits,
-            self.substitutions + other.substitutions,
-            self.deletions + other.deletions,
-            self.insertions + other.insertions,
-        )
 
     @property
     def errors(self) -> int:
