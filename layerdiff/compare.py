@@ -20,6 +20,7 @@ from layerdiff.records import StageResult, TensorSummary
 from layerdiff.thresholds import Limits, estimated, judge, limits
 
 if TYPE_CHECKING:
+    from layerdiff.metrics.profile import ProfileAccumulator
     from layerdiff.records import Array, Component, Points
 
 DITHER_SEEDS = (0, 1, 2)
@@ -92,6 +93,8 @@ class StageComparison:
     keeps_witness: bool = True
     """Whether the tensors of the worst clip are kept; of thousands of stages they would fill the memory."""
     witness: Witness | None = None
+    profile: ProfileAccumulator | None = None
+    """Takes in how values and errors are distributed, if somebody wants to see it."""
 
     def __post_init__(self) -> None:
         self.total = Accumulator(dtype="float16" if self.candidate_dtype == "float16" else "float32")
@@ -108,6 +111,8 @@ class StageComparison:
         self._note_shapes(reference, shown)
         self.total.update(reference=compact(reference), candidate=compact(agreed), label=clip)
         self._update_splits(reference, variants, padded=layout)
+        if self.profile is not None:
+            self.profile.update(reference=reference, candidate=agreed, clip=clip, points=points)
         if self.keeps_witness:
             self._keep_worst(reference, agreed, clip=clip, points=points)
         if self.stage.some_positive:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from layerdiff.pictures import DurationMap, OpNode, Profile, Waveform
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -24,17 +26,8 @@ COMPONENTS: tuple[Component, ...] = ("preprocessor", "encoder", "decoder", "join
 """The components of a transducer, in the order in which audio passes through them."""
 
 METRICS = (
-    "max_abs_error",
-    "mean_abs_error",
-    "rmse",
-    "relative_l2_error",
-    "cosine_similarity",
-    "snr_db",
-    "psnr_db",
-    "max_ulp",
-    "mismatch_ratio",
-    "nan_count",
-    "inf_count",
+    *("max_abs_error", "mean_abs_error", "rmse", "relative_l2_error", "cosine_similarity", "snr_db", "psnr_db"),
+    *("max_ulp", "mismatch_ratio", "nan_count", "inf_count"),
 )
 """The metric names, in the order in which every report lists them."""
 
@@ -182,6 +175,8 @@ class StageResult:
     """Of a stage under suspicion: its own error, measured once more by giving the program the reference's tensors."""
     worst: Mapping[str, Any] | None = None
     """The row with the largest relative L2 error: clip, row, and, on the joint, frame, time_s, step."""
+    profile: Profile | None = field(default=None, repr=False)
+    """How its values and errors are distributed."""
 
 
 @dataclass(frozen=True)
@@ -301,6 +296,8 @@ class DurationAnalysis:
     reference_frames_per_step: float | None = None
     """Mean number of frames by which a decision advances; None without points."""
     candidate_frames_per_step: float | None = None
+    maps: tuple[DurationMap, ...] = field(default=(), repr=False)
+    """The duration logits of a few clips, those with changed decisions first."""
     token_end_shift_s: float | None = None
     """By how much later tokens of the reference end for the candidate, on average, in s; None without tokens."""
     summary: str = ""
@@ -335,6 +332,10 @@ class CandidateResult:
     """None where the stages were given."""
     checks: tuple[Check, ...] = ()
     """What its packages are known for before they run; not all of it does harm."""
+    graph: tuple[OpNode, ...] = field(default=(), repr=False)
+    """The ops around the first divergence, in order of execution."""
+    audit: Mapping[str, Any] | None = field(default=None, repr=False)
+    """Its weights held to the reference's: `counts`, and `weights`, those that are not simply there."""
 
 
 @dataclass(frozen=True)
@@ -348,6 +349,12 @@ class Report:
     inputs: Mapping[str, Any]
     """The clips: names, lengths in seconds, notes, number of points."""
     candidates: Mapping[str, CandidateResult]
+    request: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The configuration's `path` and what it came to, `resolved`."""
+    waveforms: tuple[Waveform, ...] = field(default=(), repr=False)
+    """Of the clips that are drawn."""
+    pieces: Mapping[int, str] = field(default_factory=dict, repr=False)
+    """Token id → its text, of the tokens that are decided for."""
 
     @property
     def ok(self) -> bool:
@@ -375,6 +382,12 @@ class Report:
         from layerdiff.report.rows import stage_frame
 
         return stage_frame(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: verdict, findings and stages."""
+        from layerdiff.report import page
+
+        return page.fragment(self)
 
 
 def worst_status(statuses: list[Status]) -> Status:

@@ -23,6 +23,9 @@ SCHEMA = 1
 FLOOR = 1e-6
 """Relative L2 errors below this are float32 rounding: no band is narrower."""
 
+COUNTED = ("_flips", "_all_negative")
+"""How measures end that are numbers of points: of these none more is as good as before."""
+
 Verdict = Literal["same", "regression", "improvement", "missing", "new"]
 
 Values = Mapping[str, float | str | None]
@@ -105,6 +108,8 @@ def band(measure: str, value: float, bands: CheckConfig) -> tuple[float, float]:
     """The largest number that is no regression of `value`, and the smallest that is no improvement."""
     if measure == "relative_l2_error":
         return max(value, FLOOR) * bands.stage_factor, value / bands.stage_factor - FLOOR
+    if measure.endswith(COUNTED):
+        return value, value
     width = {"flips": bands.flips, "end_shift_ms": bands.shift_ms}.get(measure, bands.wer)
     return value + width, value - width
 

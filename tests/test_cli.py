@@ -178,7 +178,7 @@ def test_runs_end_with_the_code_of_their_result_and_leave_their_files(
     assert said.out.splitlines()[-2].startswith("✗ cpu_traced fails first at logits (log_softmax_baked)")
     written = folder / "outputs" / "c"
     assert {path.name for path in written.iterdir()} == {
-        *("report.json", "stages.csv", "report.md", "report.html", "manifest.json")
+        *("report.json", "stages.csv", "report.md", "report.html", "junit.xml", "run.json", "manifest.json")
     }
     manifest = json.loads((written / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["seeds"] == {"dither": [0, 1, 2]}

@@ -8,6 +8,7 @@ from layerdiff.corpus import decode
 from layerdiff.decode.result import CandidateDecoding, DecodeReport, shift_ms
 from layerdiff.decode.variants import flips
 from layerdiff.records import COMPONENTS, Report
+from layerdiff.report.rows import candidate_rows
 from layerdiff.run import execute
 
 if TYPE_CHECKING:
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from layerdiff.progress import Progress
     from layerdiff.regressions import Values
 
+DECISIONS = "decisions"
+"""The subject that holds what the decisions along the reference's path come to."""
+COUNTS = ("candidate_all_negative", "token_flips", "duration_flips", "frame_advance_flips")
+"""Its measures: numbers of points."""
 DECODE = "decode"
 """The subject that holds what decoding gave."""
 
@@ -56,6 +61,20 @@ def of_stages(report: Report) -> dict[str, dict[str, Values]]:
         }
         for name, result in report.candidates.items()
     }
+
+
+def of_report(report: Report) -> dict[str, dict[str, Values]]:
+    """Stages, told apart by component where names repeat, and the decisions."""
+    found: dict[str, dict[str, Values]] = {}
+    for name, result in report.candidates.items():
+        entries: dict[str, Values] = {
+            row["label"]: {"status": row["status"], "relative_l2_error": row["relative_l2_error"]}
+            for row in candidate_rows(result)
+        }
+        if (tdt := result.tdt) is not None:
+            entries[DECISIONS] = {measure: float(getattr(tdt, measure)) for measure in COUNTS}
+        found[name] = entries
+    return found
 
 
 def of_decoding(report: DecodeReport) -> dict[str, Values]:

@@ -9,7 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layerdiff.cli import capture, check, decode, execute, explain, expose, fix, headroom, inspect, run, sweep
+from layerdiff.cli import (
+    capture,
+    check,
+    decode,
+    execute,
+    explain,
+    expose,
+    fix,
+    headroom,
+    inspect,
+    report,
+    repro,
+    run,
+    sweep,
+)
 from layerdiff.cli.app import app
 from layerdiff.cli.ends import exit_code, tolerant_of_closed_pipe
 from layerdiff.cli.run import compare, show
@@ -28,6 +42,8 @@ __all__ = [
     "headroom",
     "inspect",
     "main",
+    "report",
+    "repro",
     "run",
     "show",
     "sweep",

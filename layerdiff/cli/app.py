@@ -19,6 +19,8 @@ ORDER = (
     "decode",
     "check",
     "sweep",
+    "report",
+    "repro",
     "exec",
 )
 """The commands as the help lists them: what most people look for first."""
@@ -56,6 +58,11 @@ Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Pro
 Dir = Annotated[str | None, typer.Option("--dir", metavar="FOLDER", help="The run directory.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and what other libraries print.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colours; so does NO_COLOR.")]
+Top = Annotated[
+    int | None, typer.Option("--top", metavar="N", min=1, help="Show only the N stages with the largest errors.")
+]
+Failed = Annotated[bool, typer.Option("--failed", help="Show only the stages that do not pass.")]
+All = Annotated[bool, typer.Option("--all", help="Show every stage, however many there are.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the verdict.")]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from layerdiff.cli.app import Audio, Candidate, Config_, Debug, Dir, NoColor, Quiet, app
+from layerdiff.cli.app import All, Audio, Candidate, Config_, Debug, Dir, Failed, NoColor, Quiet, Top, app
 from layerdiff.cli.ends import end, progress_bar, tolerant_of_closed_pipe
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from layerdiff.config import Config
     from layerdiff.records import Component, Report
+    from layerdiff.report.selection import Choice
 
 
 @app.command()
@@ -38,6 +39,9 @@ def run(
             "--limits", metavar="measured|estimated", help="Of aligned stages: estimated runs each side once."
         ),
     ] = None,
+    top: Top = None,
+    failed: Failed = False,
+    all: All = False,
     no_color: NoColor = False,
     quiet: Quiet = False,
     json: Annotated[bool, typer.Option("--json", help="Print report.json instead of tables.")] = False,
@@ -47,6 +51,7 @@ def run(
 
     def action() -> int:
         from layerdiff import config as configuration
+        from layerdiff.report.selection import Choice
 
         resolved = configuration.override(
             configuration.load(config),
@@ -59,7 +64,8 @@ def run(
         )
         report, files = compare(resolved, quiet=quiet)
         with tolerant_of_closed_pipe():
-            show(report, files, color=not no_color, quiet=quiet, as_json=json)
+            choice = Choice(top, failed, all)
+            show(report, files, color=not no_color, quiet=quiet, as_json=json, choice=choice)
         return report.exit_code
 
     end(action, debug=debug or bool(context.obj))
@@ -94,7 +100,7 @@ def compare(config: Config, *, quiet: bool) -> tuple[Report, tuple[Path, ...]]:
         from layerdiff.run import execute
         from layerdiff.run.inputs import find_inputs
 
-        report = execute(config, progress=progress_bar(quiet=quiet))
+        report = execute(config, progress=progress_bar(quiet=quiet), pictures=config.outputs.html)
         hashes = find_inputs(config.inputs).hashes() if config.inputs.given else {}
         read = manifest(report, config, inputs=hashes, seeds={"dither": DITHER_SEEDS})
         files = write.write_run(report, config.outputs, manifest=read)
@@ -130,7 +136,9 @@ def build_packages(config: Config) -> list[tuple[str, str, Path]]:
         ]
 
 
-def show(report: Report, files: Sequence[Path], *, color: bool, quiet: bool, as_json: bool) -> None:
+def show(
+    report: Report, files: Sequence[Path], *, color: bool, quiet: bool, as_json: bool, choice: Choice | None = None
+) -> None:
     """Prints the report to stdout in the form that was asked for."""
     from layerdiff.report import json, terminal
 
@@ -138,7 +146,10 @@ def show(report: Report, files: Sequence[Path], *, color: bool, quiet: bool, as_
         sys.stdout.write(json.render(report, ascii_only=not terminal.is_utf(sys.stdout)))
     else:
         console = terminal.console_for(sys.stdout, color=color)
-        (terminal.render_verdict if quiet else terminal.render)(report, console)
+        if quiet:
+            terminal.render_verdict(report, console)
+        else:
+            terminal.render(report, console, choice=choice)
         if files and not quiet:
             terminal.render_files(files, console)
     sys.stdout.flush()

@@ -212,6 +212,7 @@ with warnings.catch_warnings():
         json: bool = True  # type: ignore[assignment]
         markdown: bool = True
         html: bool = True
+        junit: bool = True
 
 
 class Config(Section):

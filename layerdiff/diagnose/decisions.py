@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from layerdiff.decode.greedy import NEAR_TIE
+from layerdiff.pictures import DurationMap
 from layerdiff.records import DurationAnalysis, Flip, NegativePoint
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 FLIPS_SHOWN = 20
 """So many flips are listed; all are counted."""
+MAPS_SHOWN = 4
+"""So many clips' duration logits are kept."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class DecisionLens:
     """Frames that all decisions together advance by."""
     tables: list[Mapping[str, Any]] = field(default_factory=list)
     """The decisions at every point, call by call."""
+    maps: list[tuple[bool, DurationMap]] = field(default_factory=list)
+    """The duration logits of a few clips, and whether a decision changes there."""
     tokens: int = 0
     """Points at which the reference emits a token."""
     shift_s: float = 0.0
@@ -130,6 +135,9 @@ class DecisionLens:
         if not self.is_ctc:
             self._count_advances(ours, theirs, points)
         self._note_points(ours, theirs, points, clip, offered, margins(reference[:, :split]))
+        if self.frames and points.is_path:
+            changes = bool((ours.advances != theirs.advances).any() or (ours.tokens != theirs.tokens).any())
+            self._keep_map(changes, reference[:, split:], offered, points, clip)
         token_margin = margins(reference[:, :split])
         duration_margin = margins(reference[:, split:]) if len(self.frames) > 1 else token_margin
         for kind, mine, other, margin in (
@@ -152,6 +160,14 @@ class DecisionLens:
             table |= {"reference_duration": chosen[0], "candidate_duration": chosen[1]}
             table["candidate_all_negative"] = offered.max(-1) < 0
         self.tables.append(table)
+
+    def _keep_map(self, changes: bool, reference: Array, offered: Array, points: Points, clip: str) -> None:
+        """Keeps the logits of the first clips, and of the first ones on which a decision changes."""
+        if sum(kept == changes for kept, _ in self.maps) >= MAPS_SHOWN:
+            return
+        frames, steps = points.frames.tolist(), points.steps.tolist()
+        rows = (tuple(map(tuple, side.astype(float).round(4).tolist())) for side in (reference, offered))
+        self.maps.append((changes, DurationMap(clip, points.frame_s, tuple(frames), tuple(steps), *rows)))
 
     def _count_advances(self, ours: Side, theirs: Side, points: Points) -> None:
         chosen = [
@@ -191,6 +207,7 @@ class DecisionLens:
             reference_frames_per_step=self._mean_advance(0),
             candidate_frames_per_step=self._mean_advance(1),
             token_end_shift_s=self.shift_s / self.tokens if self.tokens and self.frames else None,
+            maps=tuple(drawn for _, drawn in sorted(self.maps, key=lambda kept: not kept[0]))[:MAPS_SHOWN],
             summary=summarise(self),
         )
 

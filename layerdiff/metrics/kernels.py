@@ -123,3 +123,57 @@ def largest_distance(first: Any, second: Any, magnitude: Any) -> np.uint32:
         other = np.int32(np.int32((other & magnitude) ^ (other >> 31)) - np.int32(other >> 31))
         farthest = max(farthest, np.uint32(np.uint32(max(one, other)) - np.uint32(min(one, other))))
     return farthest
+
+
+VALUE_BINS = 256
+"""Bins of a histogram of values."""
+OCTAVES, DEEPEST = 64, -46
+"""Sizes and errors are counted by octave: below 2^DEEPEST in the first, above 2^(DEEPEST + OCTAVES - 2) in the last."""
+COUNT = [
+    nb.void(
+        _read_only(t, 2),
+        _read_only(t, 2),
+        nb.float64,
+        nb.types.Array(nb.int64, 2, "C"),
+        nb.types.Array(nb.int64, 2, "C"),
+        nb.types.Array(nb.float64, 2, "A"),
+        nb.types.Array(nb.float64, 2, "A"),
+    )
+    for t in FLOATS
+]
+
+
+@compiled(COUNT)
+def count(reference: Any, candidate: Any, per_unit: float, values: Any, octaves: Any, rows: Any, columns: Any) -> None:
+    """Counts the elements of a block by value, by size and by error; pairs that are not finite are left out.
+
+    Args:
+        reference: float32 or float64[n, length].
+        candidate: of the same shape and dtype.
+        per_unit: bins of `values` per unit; 0 lies between the two in the middle.
+        values: int64[2, VALUE_BINS], counts of the reference and of the candidate are added.
+        octaves: int64[OCTAVES, OCTAVES], by size of the reference and by error; counts are added.
+        rows: float64[3, n]: squared errors and the squared reference are added, the largest error is kept.
+        columns: float64[2, length]: squared errors and the squared reference are added.
+    """
+    pair = np.empty(2, np.float64)
+    bits: Any = pair.view(np.int64)
+    top: Any = values.shape[1] - 1
+    middle: Any = values.shape[1] // 2
+    for row in range(reference.shape[0]):
+        for column in range(reference.shape[1]):
+            expected, found = np.float64(reference[row, column]), np.float64(candidate[row, column])
+            error = abs(found - expected)
+            if not error < np.inf:
+                continue
+            values[0, min(max(np.int64(np.floor(expected * per_unit)) + middle, 0), top)] += 1
+            values[1, min(max(np.int64(np.floor(found * per_unit)) + middle, 0), top)] += 1
+            pair[0], pair[1] = abs(expected), error
+            size = min(max((bits[0] >> 52) - 1022 - DEEPEST, 0), OCTAVES - 1)
+            off = min(max((bits[1] >> 52) - 1022 - DEEPEST, 0), OCTAVES - 1)
+            octaves[size, off] += 1
+            rows[0, row] += error * error
+            rows[1, row] += expected * expected
+            rows[2, row] = max(rows[2, row], error)
+            columns[0, column] += error * error
+            columns[1, column] += expected * expected

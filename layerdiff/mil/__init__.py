@@ -9,7 +9,8 @@
 
 package → program → plan → engine: `package` opens and checks, `program` holds records, `plan` decides what
 has to run, `engine` runs it, `ops` computes, `precision` rounds. `images` stands between pictures and tensors,
-`pipeline` runs the programs of a package that holds several, `exposure` writes a package again with more outputs.
+`pipeline` runs the programs of a package that holds several, `exposure` writes a package again with more outputs,
+`extraction` a part of one.
 Nothing of torch or coremltools is imported before a model is loaded, and coremltools itself never is.
 """
 
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from layerdiff.mil.exposure import Exposed, expose
+    from layerdiff.mil.extraction import Part, extract
     from layerdiff.mil.features import TensorSpec
     from layerdiff.mil.model import Model, TensorInfo, TracedTensor, load
     from layerdiff.mil.package import Package, PipelinePackage, open_package
@@ -29,17 +31,21 @@ __all__ = [
     "Exposed",
     "Model",
     "Package",
+    "Part",
     "Pipeline",
     "PipelinePackage",
     "TensorInfo",
     "TensorSpec",
     "TracedTensor",
     "expose",
+    "extract",
     "load",
     "open_package",
 ]
 
 _HOMES = {
+    "Part": "extraction",
+    "extract": "extraction",
     "Exposed": "exposure",
     "expose": "exposure",
     "Model": "model",

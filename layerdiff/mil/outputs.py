@@ -35,8 +35,10 @@ FIRST_OPSET = {"float16": 6, "int8": 9}
 CAST_TO = {"float16": "float32"} | dict.fromkeys(("bool", "int8", "uint8", "int16", "uint16"), "int32")
 """dtype → a wider one that is returned instead, with the same values."""
 
-CAST_NAMES = {"float32": "fp32", "int32": "int32"}
-"""Those dtypes by the names that the op `cast` has for them."""
+CAST_NAMES = {"float16": "fp16", "float32": "fp32"} | {
+    name: name for name in ("bool", "int8", "uint8", "int16", "uint16", "int32")
+}
+"""dtype → the name that the op `cast` has for it."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ def add_outputs(spec: Any, function: str, exposures: Sequence[Exposure]) -> None
     for exposure in exposures:
         type_ = types[exposure.tensor]
         if exposure.output != exposure.tensor:
-            casts = list(_cast(exposure, type_))
+            casts = list(cast_ops(exposure.tensor, exposure.output, exposure.returned, type_))
             block.operations.extend(casts)
             type_ = casts[-1].outputs[0].type
         block.outputs.append(exposure.output)
@@ -218,17 +220,24 @@ def _known_shape(tensor: Any) -> list[int]:
     return [d.constant.size for d in dims] if all(d.WhichOneof("dimension") == "constant" for d in dims) else []
 
 
-def _cast(exposure: Exposure, type_: Any) -> Iterator[Any]:
-    """The ops that cast a tensor, as coremltools writes them: the name of the dtype as a constant, and the cast."""
+def cast_ops(tensor: str, result: str, dtype: str, type_: Any) -> Iterator[Any]:
+    """The ops that cast a tensor, as coremltools writes them: the name of the dtype as a constant, and the cast.
+
+    Args:
+        tensor: what is cast.
+        result: the name of what comes out.
+        dtype: its dtype, by its numpy name.
+        type_: the type of either of them, which have one shape.
+    """
     mil = schema.mil_module()
-    dtype = f"{exposure.output}_dtype_0"
-    text = mil.ValueType(tensorType=mil.TensorType(dataType=_code("str"), rank=0))
-    constant = {"name": _string(dtype), "val": _string(CAST_NAMES[exposure.returned])}
-    yield mil.Operation(type="const", outputs=[mil.NamedValueType(name=dtype, type=text)], attributes=constant)
-    result = mil.NamedValueType(name=exposure.output, type=type_)
-    result.type.tensorType.dataType = _code(exposure.returned)
-    inputs = {key: _bound(name) for key, name in {"x": exposure.tensor, "dtype": dtype}.items()}
-    yield mil.Operation(type="cast", inputs=inputs, outputs=[result], attributes={"name": _string(exposure.output)})
+    name = f"{result}_dtype_0"
+    text = mil.ValueType(tensorType=mil.TensorType(dataType=dtype_code("str"), rank=0))
+    constant = {"name": _string(name), "val": _string(CAST_NAMES[dtype])}
+    yield mil.Operation(type="const", outputs=[mil.NamedValueType(name=name, type=text)], attributes=constant)
+    output = mil.NamedValueType(name=result, type=type_)
+    output.type.tensorType.dataType = dtype_code(dtype)
+    inputs = {key: _bound(bound) for key, bound in {"x": tensor, "dtype": name}.items()}
+    yield mil.Operation(type="cast", inputs=inputs, outputs=[output], attributes={"name": _string(result)})
 
 
 def _bound(name: str) -> Any:
@@ -238,10 +247,11 @@ def _bound(name: str) -> Any:
 
 def _string(text: str) -> Any:
     mil = schema.mil_module()
-    value = mil.Value(type=mil.ValueType(tensorType=mil.TensorType(dataType=_code("str"), rank=0)))
+    value = mil.Value(type=mil.ValueType(tensorType=mil.TensorType(dataType=dtype_code("str"), rank=0)))
     value.immediateValue.tensor.strings.values.append(text)
     return value
 
 
-def _code(dtype: str) -> int:
+def dtype_code(dtype: str) -> int:
+    """The code of a dtype in a program."""
     return next(code for code, name in DTYPES.items() if name == dtype)

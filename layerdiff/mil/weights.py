@@ -171,6 +171,10 @@ class WeightFile:
         raw = np.frombuffer(self._map, np.uint8, count=record.size_bytes, offset=record.data_offset)
         return from_bytes(raw, dtype, shape)
 
+    def raw(self, record: Record) -> memoryview:
+        """The bytes of a blob as they are stored."""
+        return memoryview(self._map)[record.data_offset : record.data_offset + record.size_bytes]
+
     def forget(self, offset: int) -> None:
         """Gives the memory of a blob back to the operating system; it is read from the file again when needed."""
         record, page = self.record(offset), mmap.PAGESIZE

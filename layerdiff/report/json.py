@@ -37,18 +37,27 @@ def document(report: Report) -> dict[str, Any]:
     }
 
 
-def plain(value: Any) -> Any:
-    """`value` as what JSON knows: records and mappings as objects, sequences as arrays, null for no number."""
+def plain(value: Any, *, keeps_infinite: bool = False) -> Any:
+    """`value` as what JSON knows: records and mappings as objects, sequences as arrays.
+
+    Args:
+        value: anything that a report holds.
+        keeps_infinite: whether NaN and infinities stay; else they become null, as strict JSON wants it.
+    """
+
+    def inner(part: Any) -> Any:
+        return plain(part, keeps_infinite=keeps_infinite)
+
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: inner(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {_text(key): plain(part) for key, part in value.items()}
+        return {_text(key): inner(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
+        return [inner(part) for part in value]
     if hasattr(value, "tolist"):
-        return plain(value.tolist())
+        return inner(value.tolist())
     if isinstance(value, float):
-        return value if isfinite(value) else None
+        return value if keeps_infinite or isfinite(value) else None
     if value is None or isinstance(value, int):
         return value
     return _text(value)
@@ -74,13 +83,15 @@ def candidate_document(candidate: CandidateResult) -> dict[str, Any]:
 
 
 def _without_points(tdt: DurationAnalysis | None) -> Any:
-    """The analysis without the decisions at every point, which decisions.csv has."""
+    """The analysis without what it holds of every point, which decisions.csv and run.json have."""
     if tdt is None:
         return None
-    return {key: value for key, value in plain(dataclasses.replace(tdt, decisions=())).items() if key != "decisions"}
+    few = plain(dataclasses.replace(tdt, decisions=(), maps=()))
+    return {key: value for key, value in few.items() if key not in ("decisions", "maps")}
 
 
 def _stage(stage: StageResult) -> dict[str, Any]:
-    entry: dict[str, Any] = plain(stage)
+    entry: dict[str, Any] = plain(dataclasses.replace(stage, profile=None))
+    del entry["profile"]
     entry["metrics"] = {name: plain(stage.metrics.get(name)) for name in METRICS}
     return entry

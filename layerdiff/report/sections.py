@@ -24,6 +24,7 @@ from layerdiff.records import (
 )
 from layerdiff.report import cells
 from layerdiff.report.rows import Row
+from layerdiff.report.selection import sparks
 from layerdiff.report.tables import STYLES, flow
 
 SHOWN_FLIPS = 10
@@ -154,6 +155,19 @@ def pair_fact(row: Row) -> str:
 def unpaired_fact(left: Unpaired) -> str:
     """Which tensor of which side, its op, and why."""
     return f"{left.side}'s {cells.clean(left.tensor)} ({cells.clean(left.op)}): {cells.clean(left.reason)}"
+
+
+def errors(rows: Sequence[Row], *, width: int) -> Iterator[Text]:
+    """The errors of all stages along the depth of the model, in one line per component."""
+    bars = list(sparks(rows, width=width - 2 * _LABEL_WIDTH - 2))
+    if len(rows) < 2 or not any(line.strip() for _, line in bars):
+        return
+    named = len(bars) > 1
+    longest = max(len(component) for component, _ in bars)
+    for position, (component, line) in enumerate(bars):
+        text = Text(f"{'' if position else 'errors':<{_LABEL_WIDTH}}", style="bold", overflow="fold")
+        text.append(f"{component:<{longest}}  " if named else "", style="dim")
+        yield text.append(line, style="")
 
 
 def reasons(rows: Sequence[Row], *, width: int) -> Iterator[Text]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,35 +158,47 @@ LEGEND = (
 
 def plot(report: SweepReport) -> bytes:
     """SVG: size against each measure, the front as a line; the same report gives the same bytes."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    import vl_convert
 
-    with rc_context({"svg.hashsalt": "layerdiff", "svg.fonttype": "none", "font.size": 8}):
-        figure = Figure(figsize=(10, 3.6), layout="constrained")
-        for axes, measure in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
-            _draw(axes, report, measure)
-        file = io.BytesIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+    views = [_view(report, measure) for measure in MEASURES]
+    config = {"background": "white", "axis": {"gridOpacity": 0.5, "titleFontWeight": "normal"}}
+    svg: str = vl_convert.vegalite_to_svg({"hconcat": views, "config": config})
+    return svg.encode()
 
 
-def _draw(axes: Any, report: SweepReport, measure: str) -> None:
+def _view(report: SweepReport, measure: str) -> dict[str, Any]:
     """One measure over the size."""
     label, scale = AXES[measure]
     best = front(report, measure)
-    places: dict[str, tuple[float, float]] = {}
-    for variant in report.variants:
-        value = measured(report, variant)[measure]
-        if variant.size_bytes is not None and value is not None and abs(value) != float("inf"):
-            places[variant.name] = (variant.size_bytes / 1e6, value * scale)
-    axes.scatter(*zip(*places.values(), strict=True), s=14, color="tab:grey") if places else None
-    line = [places[name] for name in best if name in places]
-    if line:
-        axes.plot(*zip(*line, strict=True), marker="o", markersize=4, linewidth=1, color="tab:blue")
-    for name, place in places.items():
-        above = 3 if name in best else -8  # two variants of one size would be written over each other
-        axes.annotate(name, place, xytext=(3, above), textcoords="offset points", fontsize=6)
-    axes.margins(x=0.12, y=0.08)
-    axes.set_xlabel("size, MB")
-    axes.set_ylabel(label)
-    axes.grid(alpha=0.3)
+    points: list[dict[str, Any]] = [
+        {"name": variant.name, "size": variant.size_bytes / 1e6, "value": value * scale, "best": variant.name in best}
+        for variant in report.variants
+        if variant.size_bytes is not None
+        and (value := measured(report, variant)[measure]) is not None
+        and isfinite(value)
+    ]
+    line = sorted((point for point in points if point["best"]), key=lambda point: point["size"])
+    axis = {"type": "quantitative", "scale": {"zero": False, "padding": 14}}
+    places = {"x": {**axis, "field": "size", "title": "size, MB"}, "y": {**axis, "field": "value", "title": label}}
+    color = {"condition": {"test": "datum.best", "value": "#3b82c4"}, "value": "#8a8a8a"}
+    return {
+        "width": 270,
+        "height": 270,
+        "layer": [
+            {"data": {"values": line}, "mark": {"type": "line", "color": "#3b82c4"}, "encoding": places},
+            {
+                "data": {"values": points},
+                "mark": {"type": "point", "filled": True, "opacity": 1, "size": 36},
+                "encoding": {**places, "color": color},
+            },
+            # two variants of one size would be written over each other
+            *(
+                {
+                    "data": {"values": [point for point in points if point["best"] == is_best]},
+                    "mark": {"type": "text", "align": "left", "dx": 3, "dy": -7 if is_best else 10, "fontSize": 9},
+                    "encoding": {**places, "text": {"field": "name"}},
+                }
+                for is_best in (True, False)
+            ),
+        ],
+    }

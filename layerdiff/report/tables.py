@@ -7,7 +7,7 @@ are computed here and rich is only told.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -38,12 +38,15 @@ class Grid:
     rows: Sequence[Sequence[Sequence[str]]]
     """Row → column → lines."""
     statuses: Sequence[str]
+    notes: Mapping[int, Sequence[Text]]
+    """Row → what stands before it: its component where another one begins, how many stages are left out."""
     gap: int = 2
 
     def widths(self) -> list[int]:
         """The width of every column."""
         columns = zip(self.headers, *self.rows, strict=True)
-        return [max(cell_len(line) for cell in column for line in cell) for column in columns]
+        name, *numbers = [max(cell_len(line) for cell in column for line in cell) for column in columns]
+        return [max([name, *(cell_len(note.plain) for notes in self.notes.values() for note in notes)]), *numbers]
 
     def room(self, width: int) -> int:
         """What `width` leaves for the names."""
@@ -51,18 +54,43 @@ class Grid:
         return width - sum(numbers) - self.gap * len(numbers)
 
 
-def stage_table(rows: Sequence[Row], *, width: int) -> RenderableType:
-    """The rows of one candidate in the best layout for `width` columns."""
-    grids = [_grid(rows, _SINGLES, gap) for gap in (3, 2)] + [_grid(rows, _PAIRS, gap) for gap in (3, 2, 1)]
+def stage_table(every: Sequence[Row], places: Sequence[int] | None = None, *, width: int) -> RenderableType:
+    """Rows of one candidate in the best layout for `width` columns, grouped by component.
+
+    Args:
+        every: all rows.
+        places: those to show, in order; None shows all.
+        width: columns.
+    """
+    places = range(len(every)) if places is None else places
+    rows, notes = [every[place] for place in places], _notes(every, places)
+    grids = [_grid(rows, notes, _SINGLES, gap) for gap in (3, 2)]
+    grids += [_grid(rows, notes, _PAIRS, gap) for gap in (3, 2, 1)]
     for grid in grids:
         if grid.room(width) >= grid.widths()[0]:
             return _draw(grid, width)
     if grids[-1].room(width) >= _NAME_MIN:
         return _draw(grids[-1], width)
-    halves = [_grid(rows, pairs, 2) for pairs in (_PAIRS[:3], (_PAIRS[0], *_PAIRS[3:]))]
+    halves = [_grid(rows, notes, pairs, 2) for pairs in (_PAIRS[:3], (_PAIRS[0], *_PAIRS[3:]))]
     if all(half.room(width) >= _NAME_MIN for half in halves):
         return Group(_draw(halves[0], width), Text(), _draw(halves[1], width))
-    return Group(*(_block(row, width) for row in rows))
+    blocks = [(*notes.get(number, ()), _block(row, width)) for number, row in enumerate(rows)]
+    return Group(*(part for parts in blocks for part in parts), *notes.get(len(rows), ()))
+
+
+def _notes(every: Sequence[Row], places: Sequence[int]) -> dict[int, list[Text]]:
+    """What stands between the rows that are shown: components, and how many stages are left out."""
+    found: dict[int, list[Text]] = {}
+    is_grouped = len({row["component"] for row in every}) > 1
+    before, component = -1, None
+    for number, place in enumerate([*places, len(every)]):
+        if left := place - before - 1:
+            found.setdefault(number, []).append(Text(f"  … {left} more", style="dim"))
+        if place < len(every) and is_grouped and every[place]["component"] != component:
+            component = every[place]["component"]
+            found.setdefault(number, []).append(Text(component, style="bold"))
+        before = place
+    return found
 
 
 _PAIRS = (
@@ -82,7 +110,7 @@ def _texts(row: Row) -> dict[str, str]:
     return texts
 
 
-def _grid(rows: Sequence[Row], columns: Sequence[Sequence[str]], gap: int) -> Grid:
+def _grid(rows: Sequence[Row], notes: Mapping[int, Sequence[Text]], columns: Sequence[Sequence[str]], gap: int) -> Grid:
     texts = [_texts(row) for row in rows]
     headers = [list(column) for column in columns]
     headers[0] = [f"  {name}" for name in headers[0]]
@@ -90,7 +118,7 @@ def _grid(rows: Sequence[Row], columns: Sequence[Sequence[str]], gap: int) -> Gr
     for row in lines:
         row[0] = [row[0][0], *(f"  {line}" for line in row[0][1:])]
     statuses = [row["status"] for row in rows]
-    return Grid(headers, lines, statuses, gap)
+    return Grid(headers, lines, statuses, notes, gap)
 
 
 def _draw(grid: Grid, width: int) -> Table:
@@ -115,11 +143,15 @@ def _draw(grid: Grid, width: int) -> Table:
             overflow="fold",
             vertical="middle",
         )
-    for row, status in zip(grid.rows, grid.statuses, strict=True):
+    for number, (row, status) in enumerate(zip(grid.rows, grid.statuses, strict=True)):
+        for note in grid.notes.get(number, ()):
+            table.add_row(note)
         names = [part for line in row[0] for part in folded(line, width=name)]
         table.add_row(
             *(_cell(lines, status, headers) for lines, headers in zip([names, *row[1:]], grid.headers, strict=True))
         )
+    for note in grid.notes.get(len(grid.rows), ()):
+        table.add_row(note)
     return table
 
 

@@ -13,13 +13,14 @@ from rich.text import Text
 
 from layerdiff.records import CandidateResult, Report
 from layerdiff.report import cells, sections
-from layerdiff.report.rows import Row, candidate_rows
+from layerdiff.report.rows import candidate_rows
+from layerdiff.report.selection import Choice, chosen
 from layerdiff.report.tables import STYLES, stage_table
 
 PIPE_WIDTH = 100
 """Columns where nobody says how wide the output is."""
 
-_ASCII = str.maketrans("✓✗▶–—−·…→×─≤≥", "+x>---.~>x-<>")
+_ASCII = str.maketrans("✓✗▶–—−·…→×─≤≥▁▂▃▄▅▆▇█", "+x>---.~>x-<>12345678")
 """One character for one, so that columns stay aligned."""
 
 
@@ -81,9 +82,9 @@ def console_for(stream: TextIO, *, color: bool = True, width: int | None = None)
     )
 
 
-def render(report: Report, console: Console) -> None:
-    """Prints the whole report."""
-    console.print(view(report, width=console.width))
+def render(report: Report, console: Console, *, choice: Choice | None = None) -> None:
+    """Prints the whole report, with the stages that are chosen."""
+    console.print(view(report, width=console.width, choice=choice))
 
 
 def render_verdict(report: Report, console: Console) -> None:
@@ -97,18 +98,22 @@ def render_files(files: Sequence[Path], console: Console) -> None:
     console.print(sections.paragraph(" ".join(names), width=console.width, style="dim"))
 
 
-def view(report: Report, *, width: int) -> Group:
+def view(report: Report, *, width: int, choice: Choice | None = None) -> Group:
     """The whole report for a console of `width` columns."""
     return Group(
         sections.header(report, width=width),
-        *(part for candidate in report.candidates.values() for part in candidate_view(candidate, width=width)),
+        *(
+            part
+            for candidate in report.candidates.values()
+            for part in candidate_view(candidate, choice or Choice(), width=width)
+        ),
         Text(),
         Rule(style="dim"),
         sections.verdict(report, width=width),
     )
 
 
-def candidate_view(candidate: CandidateResult, *, width: int) -> Iterator[RenderableType]:
+def candidate_view(candidate: CandidateResult, choice: Choice, *, width: int) -> Iterator[RenderableType]:
     """One candidate: heading, coverage, table, and what was found out about it."""
     rows = candidate_rows(candidate)
     title = Text(f"{cells.clean(candidate.name)}  {cells.status(candidate.status)}", style=STYLES[candidate.status])
@@ -119,11 +124,15 @@ def candidate_view(candidate: CandidateResult, *, width: int) -> Iterator[Render
         yield from sections.alignment(candidate.alignment, rows, width=width)
     if candidate.checks:
         yield sections.checks(candidate.checks, width=width)
+    yield from sections.errors(rows, width=width)
     yield Text()
-    shown = telling(rows)
-    yield stage_table(shown, width=width)
-    if len(shown) < len(rows):
-        left = f"{len(rows) - len(shown)} of {len(rows)} stages are not shown; all of them are in stages.csv"
+    places = chosen(rows, choice)
+    yield stage_table(rows, places, width=width)
+    if len(places) < len(rows):
+        left = (
+            f"{len(rows) - len(places)} of {len(rows)} stages are not shown: --all shows them, --top N the N worst, "
+            "--failed what does not pass; stages.csv has all"
+        )
         yield sections.paragraph(left, width=width, style="dim")
     yield sections.paragraph(sections.LEGEND, width=width, style="dim")
     yield from spaced(sections.reasons(rows, width=width))
@@ -131,20 +140,6 @@ def candidate_view(candidate: CandidateResult, *, width: int) -> Iterator[Render
         yield from (Text(), sections.durations(candidate.tdt, width=width))
     for entry in candidate.findings:
         yield from (Text(), sections.finding(entry, width=width))
-
-
-SHOWN_ROWS = 60
-"""A longer table shows what fails and what comes before it, then the first and the last stages."""
-
-
-def telling(rows: Sequence[Row]) -> list[Row]:
-    """The rows that a long table shows, in order; all of a short one."""
-    if len(rows) <= SHOWN_ROWS:
-        return list(rows)
-    bad = [place for place, row in enumerate(rows) if row["status"] != "pass"]
-    near = [place for found in bad for place in (found, found - 1) if place >= 0]
-    order = list(dict.fromkeys([*near, len(rows) - 1, *range(len(rows))]))
-    return [rows[place] for place in sorted(order[:SHOWN_ROWS])]
 
 
 def spaced(parts: Iterable[RenderableType]) -> Iterator[RenderableType]:

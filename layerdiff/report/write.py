@@ -6,13 +6,14 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layerdiff import store
 from layerdiff.errors import OutputError
 from layerdiff.records import Report
-from layerdiff.report import csv, html, json, markdown
+from layerdiff.report import complete, csv, json, junit, markdown, page
 
 if TYPE_CHECKING:
     from layerdiff.config import OutputsConfig
@@ -21,7 +22,8 @@ FILES: Mapping[str, tuple[str, Callable[[Report], str]]] = {
     "csv": ("stages.csv", csv.render),
     "json": ("report.json", json.render),
     "markdown": ("report.md", markdown.render),
-    "html": ("report.html", html.render),
+    "html": ("report.html", page.render),
+    "junit": ("junit.xml", junit.render),
 }
 """Key of `outputs` → name of the file and what renders it."""
 
@@ -65,6 +67,15 @@ def run_directory(folder: str | Path) -> Iterator[Path]:
         raise
 
 
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """What a run directory's manifest says beside the hashes of its files; nothing if it has none."""
+    try:
+        found = loads((Path(folder) / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return {key: value for key, value in found.items() if key != "files"} if isinstance(found, dict) else {}
+
+
 def write_run(report: Report, outputs: OutputsConfig, *, manifest: Mapping[str, Any] | None = None) -> tuple[Path, ...]:
     """Writes the files that `outputs` asks for, and `manifest.json` last.
 
@@ -87,6 +98,7 @@ def write_run(report: Report, outputs: OutputsConfig, *, manifest: Mapping[str, 
     texts = {name: render(report) for key, (name, render) in FILES.items() if getattr(outputs, key)}
     if outputs.csv and (decisions := csv.render_decisions(report)):
         texts["decisions.csv"] = decisions
+    texts[complete.NAME] = complete.render(report)
     hashes = {name: hashlib.sha256(text.encode("utf-8")).hexdigest() for name, text in texts.items()}
     texts[MANIFEST] = json.dump({**(manifest or {}), "schema": json.SCHEMA, "files": hashes})
     return tuple(store.write_atomically(folder / name, text) for name, text in texts.items())

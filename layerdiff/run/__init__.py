@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, cast
 from layerdiff.config import require_candidates
 from layerdiff.records import COMPONENTS, Component, Report, worst_status
 from layerdiff.run.candidates import Candidate, open_candidate, open_given
-from layerdiff.run.environment import environment
+from layerdiff.run.environment import environment, request_of
 from layerdiff.run.inputs import Inputs, find_inputs
+from layerdiff.run.pictures import illustrate, of_walks, take_profiles
 from layerdiff.run.stages import last_component, require_tensors, stage_map, tensors_by_component
 from layerdiff.run.trial import Trial
 
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from layerdiff.sources.nemo import NemoSource
 
 
-def execute(config: Config, *, progress: Progress, reference: NemoSource | None = None) -> Report:
+def execute(
+    config: Config, *, progress: Progress, reference: NemoSource | None = None, pictures: bool = False
+) -> Report:
     """Compares every candidate of the configuration with the reference.
 
     The components of a NeMo transducer with a stage map, the user's or that of the recipes, are walked along the
@@ -38,6 +41,7 @@ def execute(config: Config, *, progress: Progress, reference: NemoSource | None 
         config: what to compare.
         progress: told about everything that lasts.
         reference: used instead of restoring the configuration's checkpoint.
+        pictures: whether to make what the page shows beside the rows; costs a few percent of the time.
 
     Raises:
         LayerdiffError: the request can't be carried out; a failed comparison is a `Report`, not an error.
@@ -46,8 +50,8 @@ def execute(config: Config, *, progress: Progress, reference: NemoSource | None 
     if reference is None and not is_walked(config):
         from layerdiff.run.aligned import execute_aligned
 
-        return execute_aligned(config, progress=progress)
-    return execute_walk(config, progress=progress, reference=reference)
+        return execute_aligned(config, progress=progress, pictures=pictures)
+    return execute_walk(config, progress=progress, reference=reference, pictures=pictures)
 
 
 def is_walked(config: Config) -> bool:
@@ -58,7 +62,9 @@ def is_walked(config: Config) -> bool:
     return config.reference.nemo is not None and known and mapped and kinds <= {"coreml", "convert"}
 
 
-def execute_walk(config: Config, *, progress: Progress, reference: NemoSource | None = None) -> Report:
+def execute_walk(
+    config: Config, *, progress: Progress, reference: NemoSource | None = None, pictures: bool = False
+) -> Report:
     """Walks the clips through a transducer and its conversions; see `execute`."""
     from layerdiff.sources.nemo import NemoSource
 
@@ -79,15 +85,21 @@ def execute_walk(config: Config, *, progress: Progress, reference: NemoSource | 
         )
         for name, entry in config.candidates.items()
     ]
+    for trial in trials if pictures else ():
+        take_profiles(trial.comparisons.values())
     compare_clips(trials, reference, stages, inputs, progress=progress)
     results = {trial.name: trial.result() for trial in trials}
-    return Report(
+    report = Report(
         status=worst_status([result.status for result in results.values()]),
         environment=environment(),
         reference=reference.description,
         inputs=inputs.summary(),
         candidates=results,
+        request=request_of(config),
     )
+    if not pictures:
+        return report
+    return illustrate(report, of_walks(trials, reference), inputs=inputs, tokenizer=reference.tokenizer)
 
 
 def compare_clips(

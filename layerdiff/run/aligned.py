@@ -30,10 +30,11 @@ from layerdiff.run.adapters import adapter_of
 from layerdiff.run.aligned_trial import AlignedTrial
 from layerdiff.run.checks import known_hazards
 from layerdiff.run.confirm import confirmed_own_error, suspects
-from layerdiff.run.environment import environment
+from layerdiff.run.environment import environment, request_of
 from layerdiff.run.findings import findings
 from layerdiff.run.inputs import Inputs, described, find_inputs, read_tensors
 from layerdiff.run.parts import References, open_references, open_runs
+from layerdiff.run.pictures import illustrate, of_alignments
 from layerdiff.run.runs import PackageRuns
 from layerdiff.run.search import Search
 from layerdiff.run.stages import resolve
@@ -56,7 +57,7 @@ Fed = tuple[str, str, "Feed"]
 """Component, label, feed."""
 
 
-def execute_aligned(config: Config, *, progress: Progress) -> Report:
+def execute_aligned(config: Config, *, progress: Progress, pictures: bool = False) -> Report:
     """Compares every candidate of the configuration with the reference; see `run.execute`."""
     inputs = find_inputs(config.inputs) if config.inputs.given else Inputs()
     references = open_references(config, progress=progress)
@@ -76,19 +77,24 @@ def execute_aligned(config: Config, *, progress: Progress) -> Report:
                 thresholds=config.thresholds,
                 place=config.path or "the configuration",
                 outputs=CONTRACT_OUTPUTS.get(part) if config.reference.nemo is not None else None,
+                is_drawn=pictures,
             )
             for part, model in runs.items()
         ]
     walk = feeds(config, inputs, references)
     parts = tuple(references.parts)
     results = compare_feeds(trials, walk, parts=parts, total=len(inputs), progress=progress, search=config.search)
-    return Report(
+    report = Report(
         status=worst_status([result.status for result in results.values()]),
         environment=environment(),
         reference=references.description,
         inputs=inputs.summary(),
         candidates=results,
+        request=request_of(config),
     )
+    if not pictures:
+        return report
+    return illustrate(report, of_alignments(trials), inputs=inputs, tokenizer=references.tokenizer)
 
 
 def compare_feeds(

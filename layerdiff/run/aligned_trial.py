@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from layerdiff.align import Alignment, Signature, align
-from layerdiff.align.graph import Graph
 from layerdiff.align.structure import OTHER_OP
 from layerdiff.align.values import signature
 from layerdiff.compare import Stage, StageComparison, expected_of, sliced
 from layerdiff.errors import EngineError, FeedError, LayerdiffError
+from layerdiff.metrics.profile import ProfileAccumulator
 from layerdiff.records import StageResult
 from layerdiff.run.aligned_decisions import Decisions
 from layerdiff.run.aligned_stages import AlignedStage, Sides, aligned_stages
@@ -44,6 +44,8 @@ class AlignedTrial:
     place: str = "the configuration"
     outputs: Sequence[str] | None = None
     """The names by which a contract calls what the reference returns; None where there is no contract."""
+    is_drawn: bool = False
+    """Whether stages take in how their values are distributed."""
     meeting: Meeting | None = None
     chosen: Collection[str] | None = None
     """The stages that are compared; None for all of them."""
@@ -134,7 +136,11 @@ class AlignedTrial:
     def _comparison(self, stage: Stage) -> StageComparison:
         variants = getattr(self.runs, "variants", {"declared": None})
         return StageComparison(
-            stage, self.runs.dtype(stage.candidate), is_estimated=len(variants) == 1, keeps_witness=False
+            stage,
+            self.runs.dtype(stage.candidate),
+            is_estimated=len(variants) == 1,
+            keeps_witness=False,
+            profile=ProfileAccumulator() if self.is_drawn else None,
         )
 
     @property
@@ -345,11 +351,7 @@ class AlignedTrial:
     @cached_property
     def sources(self) -> Mapping[str, tuple[str, ...]]:
         """Stage → the stages whose tensors it is computed from directly, with nothing compared in between."""
-        if self.meeting is None:
-            return {}
-        graph = Graph(self.meeting.candidate)
-        stages = {graph.root(s.stage.candidate): s.stage.name for s in self.meeting.stages if s.is_whole}
-        return {name: tuple(_nearest(graph, root, stages)) for root, name in stages.items()}
+        return self.meeting.sources if self.meeting is not None else {}
 
     def sources_left(self, stage: str) -> tuple[str, ...]:
         """The sources of a stage; in the place of one that turned out to be no pair, those that it has itself."""
@@ -363,19 +365,3 @@ def _in_one_line(error: LayerdiffError) -> str:
     """What was refused and the first line of the detail."""
     detail = (error.detail or "").partition("\n")[0]
     return ": ".join(filter(None, (error.what.removesuffix("."), detail)))
-
-
-def _nearest(graph: Graph, root: str, stages: Mapping[str, str]) -> list[str]:
-    """The stages that a tensor is computed from, going back until one is met on every path."""
-    found: dict[str, None] = {}
-    pending, seen = list(graph.operands.get(root, ())), set()
-    while pending:
-        name = pending.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        if name in stages:
-            found[stages[name]] = None
-        else:
-            pending.extend(graph.operands.get(name, ()))
-    return list(found)

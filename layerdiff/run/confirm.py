@@ -73,7 +73,7 @@ def own_sides(
     truths = reference_tensors(trial, feed, [aligned.stage.reference for aligned in (target, *before)])
     fed, _ = trial.runs.fitted({theirs: feed[ours] for ours, theirs in meeting.inputs.items()})
     try:
-        given = _given(trial, before, truths, feed)
+        given = given_tensors(trial, before, truths, feed)
         if given is None:
             return None
         value = model.run(fed, [target.stage.candidate], inject=given)[target.stage.candidate]
@@ -90,7 +90,7 @@ def reference_tensors(trial: AlignedTrial, feed: Feed, names: Sequence[str]) -> 
     return found
 
 
-def _given(
+def given_tensors(
     trial: AlignedTrial, stages: Sequence[AlignedStage], truths: Mapping[str, Array], feed: Feed
 ) -> dict[str, Array] | None:
     """Tensor of the candidate → the reference's, in the candidate's layout; None if one of them can't be given."""

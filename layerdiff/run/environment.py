@@ -1,10 +1,13 @@
-"""What a result depends on besides its inputs: versions and platform."""
+"""What a result depends on besides its inputs: versions, platform, and what was asked for."""
 
 from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from layerdiff.config import Config
 
 PACKAGES = ("torch", "coremltools", "nemo_toolkit", "numpy", "pandas")
 """The distributions whose version can change a number."""
@@ -20,6 +23,11 @@ def environment() -> dict[str, Any]:
         "release": platform.release(),
         "machine": platform.machine(),
     }
+
+
+def request_of(config: Config) -> dict[str, Any]:
+    """What was asked for: the file, and what it came to with the options of the command line."""
+    return {"path": config.path, "resolved": config.model_dump(mode="json", exclude_none=True)}
 
 
 def _version(name: str) -> str | None:

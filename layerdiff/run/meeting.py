@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from layerdiff.align.graph import Graph
 from layerdiff.errors import ConfigError, known_names
 from layerdiff.run.aligned_stages import AlignedStage
 from layerdiff.run.lockstep import early
@@ -39,6 +40,35 @@ class Meeting:
     def places(self) -> Mapping[str, int]:
         """Tensor of the candidate → its place in the order in which the candidate computes."""
         return self.candidate.order()
+
+    @cached_property
+    def _graph(self) -> Graph:
+        return Graph(self.candidate)
+
+    @cached_property
+    def _roots(self) -> Mapping[str, str]:
+        """What holds the values of the candidate's tensor → the stage that is compared there, of whole ones."""
+        return {self._graph.root(s.stage.candidate): s.stage.name for s in self.stages if s.is_whole}
+
+    @cached_property
+    def sources(self) -> Mapping[str, tuple[str, ...]]:
+        """Stage → the stages whose tensors it is computed from directly, with nothing compared in between."""
+        return {name: self.sources_of(root) for root, name in self._roots.items()}
+
+    def sources_of(self, tensor: str) -> tuple[str, ...]:
+        """The stages that a tensor of the candidate is computed from, going back until one is met on every path."""
+        found: dict[str, None] = {}
+        pending, seen = list(self._graph.operands.get(self._graph.root(tensor), ())), set()
+        while pending:
+            name = pending.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            if name in self._roots:
+                found[self._roots[name]] = None
+            else:
+                pending.extend(self._graph.operands.get(name, ()))
+        return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from layerdiff.progress import Progress
     from layerdiff.records import Array, Clip, Component
     from layerdiff.sources import Feed, Sink, TensorSource
-    from layerdiff.sources.nemo import NemoSource
+    from layerdiff.sources.nemo import NemoSource, Tokenizer
 
 WHOLE = "model"
 """The component of a model that is compared as one."""
@@ -38,6 +38,11 @@ class References:
     description: Mapping[str, Any]
     nemo: Any = None
     """The NeMo model that they are parts of, if they are."""
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Makes texts of the NeMo model's tokens."""
+        return self.source.tokenizer if self.nemo is not None and hasattr(self.nemo, "joint") else None
 
     @property
     def source(self) -> NemoSource:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from layerdiff.metrics.profile import ProfileAccumulator
+from layerdiff.pictures import DurationMap, OpNode, Profile, Waveform
 from layerdiff.records import (
     CandidateResult,
+    Check,
     Coverage,
     DurationAnalysis,
     Finding,
@@ -221,3 +225,75 @@ def report_of(*candidates: CandidateResult, status: Any = "fail") -> Report:
 @pytest.fixture
 def report() -> Report:
     return report_of(failing(), passing(), incomplete())
+
+
+HOSTILE = "</script><img src=x onerror=alert(1)>&\"'`{{7*7}}"
+"""A name that a model might have."""
+
+
+def profile_of(seed: int, *, noise: float = 0.5) -> Profile:
+    """A profile of random tensors, 30 frames of a second of audio each."""
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal((1, 128, 102))
+    accumulator = ProfileAccumulator()
+    accumulator.update(reference=values, candidate=values + noise * rng.standard_normal(values.shape), clip="short.wav")
+    found = accumulator.result(seconds={"short.wav": 1.02})
+    assert found is not None
+    return found
+
+
+def table_of(clip: str, count: int, *, changed: int) -> dict[str, Any]:
+    """The decisions of a clip; the last `changed` ones of the candidate choose another duration."""
+    frames = np.arange(count) * 2
+    durations = np.full(count, 2)
+    others = durations.copy()
+    others[count - changed :] = 1
+    tokens = np.where(np.arange(count) % 3 == 2, 96, np.arange(count) % 5)
+    return {
+        "clip": clip,
+        "frame": frames,
+        "time_s": frames * 0.08,
+        "step": np.arange(count),
+        "reference_token": tokens,
+        "candidate_token": tokens,
+        "reference_token_margin": np.linspace(0.1, 9.0, count),
+        "reference_duration": durations,
+        "candidate_duration": others,
+        "candidate_all_negative": np.zeros(count, bool),
+    }
+
+
+@pytest.fixture
+def drawn() -> Report:
+    """A report with every picture, one stage and one weight of which have a hostile name."""
+    broken = failing()
+    odd = replace(broken.stages[0], name=HOSTILE, component="encoder")
+    stages = tuple(replace(stage, profile=profile_of(n)) for n, stage in enumerate((odd, *broken.stages)))
+    rng = np.random.default_rng(9)
+    logits = [tuple(map(tuple, rng.standard_normal((10, 5)).round(3).tolist())) for _ in range(2)]
+    assert broken.tdt is not None
+    tdt = replace(
+        broken.tdt,
+        decisions=(table_of("short.wav", 10, changed=2),),
+        maps=(DurationMap("short.wav", 0.08, tuple(range(0, 20, 2)), tuple(range(10)), logits[0], logits[1]),),
+    )
+    graph = (
+        OpNode("enc_proj", "linear", (), "float32", (1, 1, 640), "encoder_projection", "pass"),
+        OpNode(HOSTILE, "add", ("enc_proj",), "float32", None),
+        OpNode("logits", "log", (HOSTILE,), "float32", (1, 1, 1, 102), "logits", "fail"),
+    )
+    weight = {"shape": [2, 3], "constants": ["w"], "stored": "float16", "transform": "", "relative_l2_error": 0.25}
+    weights = [
+        {"name": HOSTILE, "verdict": "changed", "reason": "rows 3 to 5 differ", **weight},
+        {"name": "joint.enc.weight", "verdict": "matched", "reason": "", **weight},
+    ]
+    audit = {"counts": {"changed": 1, "matched": 1}, "weights": weights}
+    broken = replace(broken, stages=stages, tdt=tdt, graph=graph, audit=audit, checks=(Check("wrong_width", "w", "3"),))
+    waves = tuple(rng.uniform(0, 1, 100).round(3).tolist())
+    return replace(
+        report_of(broken, passing(), incomplete()),
+        request={"path": "configs/a b.yaml", "resolved": {"reference": {"nemo": HOSTILE}}},
+        waveforms=(Waveform("short.wav", 2.5, tuple(-high for high in waves), waves),),
+        pieces={0: "▁call", 1: "▁pe", 2: "ter", 3: "▁on", 4: HOSTILE},
+        reference={**report_of().reference, "blank": 96, "frame_s": 0.08},
+    )

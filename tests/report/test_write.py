@@ -22,7 +22,7 @@ from layerdiff.report import write
 def test_every_file_is_written_and_hashed(report: Report, tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     paths = write.write_run(report, config.OutputsConfig(dir=str(folder)), manifest={"inputs": {"a.wav": "00"}})
-    names = ["stages.csv", "report.json", "report.md", "report.html", "manifest.json"]
+    names = ["stages.csv", "report.json", "report.md", "report.html", "junit.xml", "run.json", "manifest.json"]
     assert [path.name for path in paths] == names
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -32,8 +32,8 @@ def test_every_file_is_written_and_hashed(report: Report, tmp_path: Path) -> Non
 
 
 def test_only_what_is_asked_for_is_written(report: Report, tmp_path: Path) -> None:
-    outputs = config.OutputsConfig(dir=str(tmp_path), csv=False, markdown=False, html=False)
-    assert [path.name for path in write.write_run(report, outputs)] == ["report.json", "manifest.json"]
+    outputs = config.OutputsConfig(dir=str(tmp_path), csv=False, markdown=False, html=False, junit=False)
+    assert [path.name for path in write.write_run(report, outputs)] == ["report.json", "run.json", "manifest.json"]
 
 
 def test_the_same_report_gives_the_same_bytes(report: Report, tmp_path: Path) -> None:
