@@ -24,8 +24,10 @@ LEVELS = {
         "audio",
         "config",
         "crepe",
+        "environment",
         "fingerprint",
         "float16",
+        "installed",
         "metrics",
         "mil",
         "outline",
@@ -38,7 +40,7 @@ LEVELS = {
     2: {"binding", "convert", "sources"},
     3: {"align", "capture", "decode", "expose", "regressions"},
     4: {"audit", "compare", "diagnose", "inspection", "report"},
-    5: {"check", "corpus", "fix", "repro", "run", "sweep"},
+    5: {"check", "corpus", "fix", "proposal", "repro", "run", "sweep"},
     6: {"__init__", "__main__", "cli", "pytest_plugin"},
 }
 
@@ -52,6 +54,8 @@ EXCEPTIONS = {
     ("check", "run"): "a baseline holds what the comparison gives",
     ("corpus", "run"): "a candidate is built and opened as for a comparison",
     ("sweep", "corpus"): "the variants of a sweep are decoded like any candidates",
+    ("audio", "installed"): "a recording may lie inside of an installed package",
+    ("proposal", "run"): "stages are proposed by aligning both sides once",
     ("repro", "run"): "a bundle is cut out where a comparison of both sides points to",
     ("fix", "run"): "a repair is proved by running the comparison",
     ("__main__", "cli"): "python -m layerdiff is the command line",

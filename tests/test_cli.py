@@ -8,9 +8,11 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+import typer
 from safetensors.numpy import save_file
 
 import layerdiff
@@ -70,10 +72,64 @@ def test_every_public_name_is_found_and_the_package_itself_is_light() -> None:
         _ = layerdiff.nothing
 
 
-def test_the_version_is_that_of_the_project() -> None:
+def test_the_versions_that_matter_are_shown_and_nothing_heavy_is_imported() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     done = layerdiff_process("--version")
-    assert (done.returncode, done.stdout) == (0, f"layerdiff {project['version']}\n")
+    assert done.returncode == 0
+    versions = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert list(versions)[:2] == ["layerdiff", "python"]
+    assert versions["layerdiff"] == project["version"]
+    assert versions["numpy"] == np.__version__
+    assert {"torch", "coremltools", "nemo_toolkit", "system", "machine"} <= set(versions)
+
+
+PRESENTATION = {"all", "debug", "failed", "help", "json", "no_color", "quiet", "top"}
+"""How a result is shown: nothing that a configuration says."""
+OF_FILES = {"force", "junit", "out", "update", "baseline", "yes", "swift"}
+"""Where else something is written, and whether it may replace what is there."""
+WITHOUT_CONFIGURATION = {
+    "expose": {"chunk", "function", "stages"},
+    "exec": {"m"},
+    "explain": {"range"},
+    "inspect": {"weights"},
+    "capture": {"side"},
+    "check": {"no_decode"},
+    "fix": {"way"},
+}
+"""Command → options of what has no key, as the command takes no configuration or does what `run` doesn't."""
+PLURAL = {"candidate": "candidates"}
+
+
+def keys_of(section: type) -> set[str]:
+    """Every key of a configuration, whatever section it is in."""
+    found: set[str] = set()
+    for name, entry in section.model_fields.items():  # type: ignore[attr-defined]
+        found.add(name)
+        parts = [entry.annotation, *get_args(entry.annotation)]
+        parts += [inner for part in parts for inner in get_args(part)]
+        for part in parts:
+            if isinstance(part, type) and hasattr(part, "model_fields"):
+                found |= keys_of(part)
+    return found
+
+
+def test_every_option_has_the_name_of_its_key() -> None:
+    from layerdiff.config import Config
+
+    keys = keys_of(Config)
+    group: Any = typer.main.get_command(cli.app)
+    for command, entry in group.commands.items():
+        options = {option.name for option in entry.params if option.param_type_name == "option"}
+        spelled = {text.lstrip("-").replace("-", "_") for option in entry.params for text in option.opts}
+        known = keys | PRESENTATION | OF_FILES | WITHOUT_CONFIGURATION.get(command, set())
+        assert {PLURAL.get(name, name) for name in options & spelled} <= known, command
+
+
+def test_every_command_can_be_told_to_show_what_others_print() -> None:
+    group: Any = typer.main.get_command(cli.app)
+    for command, entry in group.commands.items():
+        assert "debug" in {option.name for option in entry.params}, command
+    assert {"--install-completion", "--show-completion"} <= {text for option in group.params for text in option.opts}
 
 
 @pytest.mark.parametrize("command", [("--help",), ("run", "--help"), ("convert", "-h")])

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from layerdiff.audio.files import Recording, check_file, check_header, check_length, opened
 from layerdiff.audio.manifest import manifest_lines, parse_line
 from layerdiff.errors import AudioError
+from layerdiff.installed import package_path
 from layerdiff.records import Clip
 
 __all__ = ["Recording", "list_clips", "load", "matching", "parse_line", "read", "read_manifest", "read_one"]
@@ -44,8 +45,9 @@ def list_clips(patterns: str | Sequence[str]) -> list[Recording]:
     """The recordings that `patterns` name, with unique names; reads headers only.
 
     Args:
-        patterns: paths or globs (`*`, `?`, `[…]`, `**`). Patterns keep their order, the matches of each are
-            sorted, and a file that several name is listed once. Folders among the matches are left out.
+        patterns: paths or globs (`*`, `?`, `[…]`, `**`); `package:path` lies in an installed Python package. Patterns
+            keep their order, the matches of each are sorted, and a file that several name is listed once. Folders
+            among the matches are left out.
 
     Raises:
         AudioError: a pattern matches nothing, or a match cannot be read as audio.
@@ -91,7 +93,7 @@ def read_manifest(path: str | Path) -> list[Recording]:
 
 def _expand(pattern: str) -> list[Path]:
     """The file that `pattern` is, or the files that it matches."""
-    literal = Path(pattern).expanduser()
+    literal = package_path(pattern, where="inputs.audio")
     if not glob.has_magic(pattern) or literal.is_file():
         return [literal]
     matches = sorted(Path(match) for match in glob.glob(str(literal), recursive=True))

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 ORDER = (
     "run",
+    "init",
     "inspect",
     "capture",
     "convert",
@@ -22,6 +23,7 @@ ORDER = (
     "report",
     "repro",
     "exec",
+    "schema",
 )
 """The commands as the help lists them: what most people look for first."""
 
@@ -35,7 +37,6 @@ class InOrder(TyperGroup):
 
 app = typer.Typer(
     cls=InOrder,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
@@ -53,6 +54,13 @@ Audio = Annotated[
     typer.Option("--audio", metavar="PATH", help="Replaces inputs.audio; a file or pattern; may be repeated."),
 ]
 Manifest = Annotated[str | None, typer.Option("--manifest", metavar="FILE", help="Replaces inputs by a NeMo manifest.")]
+Tensors = Annotated[
+    str | None, typer.Option("--tensors", metavar="FILE", help="Replaces inputs by a safetensors file.")
+]
+Adapter = Annotated[
+    str | None, typer.Option("--adapter", metavar="PACKAGE.MODULE:FUNCTION", help="Makes a model's inputs of audio.")
+]
+Component = Annotated[str | None, typer.Option("--component", metavar="NAME", help="Of a NeMo model what is compared.")]
 Ray = Annotated[str | None, typer.Option("--ray", metavar="auto|ADDRESS", help="Decode on a Ray cluster.")]
 Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Processes of the cluster.")]
 Dir = Annotated[str | None, typer.Option("--dir", metavar="FOLDER", help="The run directory.")]
@@ -68,18 +76,22 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the verdi
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from layerdiff import __version__
+        from layerdiff.environment import environment
 
-        typer.echo(f"layerdiff {__version__}")
+        for name, version in environment().items():
+            typer.echo(f"{name} {version or '– not installed'}")
         raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the versions that matter.")
+]
 
 
 @app.callback()
 def options(
     context: typer.Context,
     debug: Debug = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
+    version: Version = False,
 ) -> None:
     context.obj = debug

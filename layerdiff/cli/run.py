@@ -4,27 +4,50 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from layerdiff.cli.app import All, Audio, Candidate, Config_, Debug, Dir, Failed, NoColor, Quiet, Top, app
+from layerdiff.cli.app import (
+    Adapter,
+    All,
+    Audio,
+    Candidate,
+    Component,
+    Config_,
+    Debug,
+    Dir,
+    Failed,
+    Manifest,
+    NoColor,
+    Quiet,
+    Tensors,
+    Top,
+    app,
+)
 from layerdiff.cli.ends import end, progress_bar, tolerant_of_closed_pipe
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from layerdiff.config import Config
-    from layerdiff.records import Component, Report
+    from layerdiff.records import Component as ComponentName
+    from layerdiff.records import Report
     from layerdiff.report.selection import Choice
 
 
 @app.command()
 def run(
     context: typer.Context,
-    config: Config_,
+    targets: Annotated[
+        list[str],
+        typer.Argument(metavar="CONFIG | REFERENCE [PACKAGE]...", help="A YAML file; or a model and packages of it."),
+    ],
     candidate: Candidate = None,
+    component: Component = None,
     audio: Audio = None,
+    manifest: Manifest = None,
+    tensors: Tensors = None,
+    adapter: Adapter = None,
     points: Annotated[
         str | None,
         typer.Option("--points", metavar="path|lattice", help="Compare the joint on the greedy path or everywhere."),
@@ -47,16 +70,19 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print report.json instead of tables.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Compare every stage of a model with its conversions."""
+    """Compare every stage of a model with its conversions.
+
+    With a configuration, or without one: layerdiff run parakeet.nemo Joint.mlpackage --audio a.wav
+    """
 
     def action() -> int:
         from layerdiff import config as configuration
         from layerdiff.report.selection import Choice
 
+        given = {"component": component, "manifest": manifest, "tensors": tensors, "adapter": adapter}
         resolved = configuration.override(
-            configuration.load(config),
+            asked(targets, audio=audio or (), **given),
             candidates=candidate or (),
-            audio=audio or (),
             points=points,
             dir=dir,
             search=search,
@@ -87,6 +113,27 @@ def convert(context: typer.Context, config: Config_, candidate: Candidate = None
         return 0
 
     end(action, debug=debug or bool(context.obj))
+
+
+def asked(targets: Sequence[str], *, audio: Sequence[str], **given: Any) -> Config:
+    """The configuration that is named, or the one that is made of a reference and packages.
+
+    Raises:
+        LayerdiffError: it breaks a rule, or it can't be told what is to be compared.
+    """
+    from layerdiff import config as configuration
+    from layerdiff import quiet as noise
+    from layerdiff.errors import ConfigError
+    from layerdiff.proposal import CONFIGURATIONS, Given, is_model, propose
+
+    first, *packages = targets
+    if packages and Path(first).suffix.lower() in CONFIGURATIONS:
+        raise ConfigError(f"'{packages[0]}' stands beside a configuration.", action="give the configuration alone")
+    if not packages and not is_model(first):
+        return configuration.override(configuration.load(first), audio=audio, **given)
+    with noise.third_party():
+        proposal = propose(Given(first, tuple(packages), audio=tuple(audio), **given))
+    return configuration.from_mapping(proposal.values, place="the command line")
 
 
 def compare(config: Config, *, quiet: bool) -> tuple[Report, tuple[Path, ...]]:
@@ -128,7 +175,7 @@ def build_packages(config: Config) -> list[tuple[str, str, Path]]:
         progress = progress_bar(quiet=False)
         reference = NemoSource.open(config.reference.nemo or "", progress=progress)
         whole = config.reference.component == "whole"
-        components = COMPONENTS if whole else (cast("Component", config.reference.component),)
+        components = COMPONENTS if whole else (cast("ComponentName", config.reference.component),)
         return [
             (name, component, build(reference, component, entry, progress=progress))
             for name, entry in wanted.items()

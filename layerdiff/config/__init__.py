@@ -106,6 +106,9 @@ def override(
     candidates: Sequence[str] = (),
     audio: Sequence[str] = (),
     manifest: str | None = None,
+    tensors: str | None = None,
+    adapter: str | None = None,
+    component: str | None = None,
     points: str | None = None,
     dir: str | None = None,
     search: bool = False,
@@ -122,6 +125,9 @@ def override(
         candidates: the names of those to keep; all of them if empty.
         audio: replaces every other input.
         manifest: the same.
+        tensors: the same.
+        adapter: what makes inputs of audio.
+        component: of a NeMo model what is compared.
         points: `path` or `lattice`.
         dir: the run directory.
         search: whether to search for the first bad stage.
@@ -141,7 +147,9 @@ def override(
     values = config.model_dump(exclude_none=True)
     if candidates:
         values["candidates"] = {name: values["candidates"][name] for name in config.candidates if name in candidates}
-    values["inputs"] = _other_inputs(values["inputs"], audio=audio, manifest=manifest, points=points)
+    given = _given(audio=list(audio) or None, manifest=manifest, tensors=tensors)
+    values["inputs"] = _other_inputs(values["inputs"], given) | _given(adapter=adapter, points=points)
+    values["reference"] |= _given(component=component)
     values["decode"] |= _given(swaps=swaps or None, lengths=lengths)
     values["execution"] |= _given(ray=ray, workers=workers)
     if dir is not None:
@@ -157,13 +165,10 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _other_inputs(
-    inputs: Mapping[str, Any], *, audio: Sequence[str], manifest: str | None, points: str | None
-) -> dict[str, Any]:
+def _other_inputs(inputs: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs of a configuration with those of the command line in their place."""
-    chosen = {"audio": list(audio)} if audio else {"manifest": manifest} if manifest is not None else {}
-    kept = {key: value for key, value in inputs.items() if not chosen or key not in ("audio", "manifest", "tensors")}
-    return {**kept, **chosen, **_given(points=points)}
+    kept = {key: value for key, value in inputs.items() if not given or key not in ("audio", "manifest", "tensors")}
+    return {**kept, **given}
 
 
 def require_candidates(config: Config) -> None:

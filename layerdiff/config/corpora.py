@@ -95,10 +95,13 @@ class SweepConfig(Section):
     components: list[Literal["preprocessor", "encoder", "decoder", "joint"]] = Field(default=[])
     """The components that vary; without it all that are compared. The others are the reference's."""
     precision: list[Literal["float32", "float16"]] = Field(default=["float16"])
+    """Compute precisions."""
     weights: list[Weights] = Field(default=["full"])
+    """How weights are compressed after the conversion."""
     float32_ops: list[list[str]] = Field(default=[[]])
     """Each a list of names or types of ops that stay float32."""
     target: list[Target] = Field(default=["iOS17"])
+    """The oldest systems that run the packages."""
 
     @model_validator(mode="after")
     def _not_empty(self) -> SweepConfig:

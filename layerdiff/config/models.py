@@ -120,7 +120,7 @@ class InputsConfig(Section):
     """What the models are fed with: exactly one of audio, manifest and tensors."""
 
     audio: Annotated[str | list[str] | None, BeforeValidator(one_of(str, list))] = None
-    """Audio files or patterns such as `audio/*.wav`."""
+    """Audio files or patterns such as `audio/*.wav`; `package:path` lies inside an installed Python package."""
     manifest: Annotated[str | None, Field(min_length=1)] = None
     """A NeMo manifest, one JSON object per line."""
     tensors: Annotated[str | None, Field(min_length=1)] = None
@@ -209,10 +209,15 @@ with warnings.catch_warnings():
         dir: Annotated[str, Field(min_length=1)] = "outputs"
         """`load` replaces the default by `outputs/NAME` for a configuration `NAME.yaml`."""
         csv: bool = True
+        """`stages.csv` and, of models that decide, `decisions.csv`: numbers in full."""
         json: bool = True  # type: ignore[assignment]
+        """`report.json`, for scripts."""
         markdown: bool = True
+        """`report.md`, for issues."""
         html: bool = True
+        """`report.html`, for people: with plots of every stage. Without it no plots are made."""
         junit: bool = True
+        """`junit.xml`, for CI systems."""
 
 
 class Config(Section):

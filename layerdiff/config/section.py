@@ -29,7 +29,7 @@ def refuse(
 class Section(BaseModel):
     """What all parts of a configuration have in common: frozen, typed strictly, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod

@@ -32,9 +32,9 @@ from layerdiff.decode.result import (
     verdict,
 )
 from layerdiff.decode.tally import WORST, Tally
+from layerdiff.environment import environment
 from layerdiff.errors import OutputError
 from layerdiff.records import COMPONENTS, Component
-from layerdiff.run.environment import environment
 from layerdiff.sources.nemo_locate import locate
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from layerdiff import convert
 from layerdiff.errors import ConfigError, OutputError
 from layerdiff.fix.stages import stages_before
+from layerdiff.installed import package_path
 from layerdiff.records import CandidateResult
 from layerdiff.run import execute
 from layerdiff.run.candidates import load_program
-from layerdiff.run.parts import package_path
 
 if TYPE_CHECKING:
     from layerdiff.config import Config

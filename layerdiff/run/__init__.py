@@ -11,11 +11,11 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, cast
 
 from layerdiff.config import require_candidates
+from layerdiff.environment import environment
 from layerdiff.records import COMPONENTS, Component, Report, worst_status
 from layerdiff.run.candidates import Candidate, open_candidate, open_given
-from layerdiff.run.environment import environment, request_of
 from layerdiff.run.inputs import Inputs, find_inputs
-from layerdiff.run.pictures import illustrate, of_walks, take_profiles
+from layerdiff.run.pictures import illustrate, of_walks, request_of, take_profiles
 from layerdiff.run.stages import last_component, require_tensors, stage_map, tensors_by_component
 from layerdiff.run.trial import Trial
 

@@ -14,6 +14,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
 from layerdiff import audio
+from layerdiff.environment import environment
 from layerdiff.errors import ConfigError, LayerdiffError
 from layerdiff.records import (
     AlignmentSummary,
@@ -30,11 +31,10 @@ from layerdiff.run.adapters import adapter_of
 from layerdiff.run.aligned_trial import AlignedTrial
 from layerdiff.run.checks import known_hazards
 from layerdiff.run.confirm import confirmed_own_error, suspects
-from layerdiff.run.environment import environment, request_of
 from layerdiff.run.findings import findings
 from layerdiff.run.inputs import Inputs, described, find_inputs, read_tensors
 from layerdiff.run.parts import References, open_references, open_runs
-from layerdiff.run.pictures import illustrate, of_alignments
+from layerdiff.run.pictures import illustrate, of_alignments, request_of
 from layerdiff.run.runs import PackageRuns
 from layerdiff.run.search import Search
 from layerdiff.run.stages import resolve

@@ -10,12 +10,13 @@ import numpy as np
 
 from layerdiff import progress, quiet
 from layerdiff.config import stages_of
+from layerdiff.environment import environment
 from layerdiff.errors import ConfigError, FeedError, known_names
+from layerdiff.installed import package_path
 from layerdiff.records import METRICS, Report, worst_status
 from layerdiff.run.aligned import Fed, compare_feeds
 from layerdiff.run.aligned_trial import AlignedTrial
-from layerdiff.run.environment import environment
-from layerdiff.run.parts import WHOLE, Replayed, open_source, package_path
+from layerdiff.run.parts import WHOLE, Replayed, open_source
 from layerdiff.run.runs import PackageRuns, PlainRuns, Runs
 from layerdiff.run.stages import resolve
 from layerdiff.sources.coreml_model import PackageSource

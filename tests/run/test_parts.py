@@ -8,8 +8,9 @@ import pytest
 
 import layerdiff
 from layerdiff.errors import ConfigError, LayerdiffError
+from layerdiff.installed import package_path
 from layerdiff.run.diff import kind_of, labelled
-from layerdiff.run.parts import open_source, package_path
+from layerdiff.run.parts import open_source
 
 
 def test_a_path_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from importlib.metadata import version
 import pytest
 
 import layerdiff
-from layerdiff.run.environment import PACKAGES, environment
+from layerdiff.environment import PACKAGES, environment
 
 
 def test_every_package_is_listed_with_its_version() -> None:

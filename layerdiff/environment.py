@@ -1,13 +1,10 @@
-"""What a result depends on besides its inputs: versions, platform, and what was asked for."""
+"""What a result depends on besides its inputs: versions and platform."""
 
 from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from layerdiff.config import Config
+from typing import Any
 
 PACKAGES = ("torch", "coremltools", "nemo_toolkit", "numpy", "pandas")
 """The distributions whose version can change a number."""
@@ -23,11 +20,6 @@ def environment() -> dict[str, Any]:
         "release": platform.release(),
         "machine": platform.machine(),
     }
-
-
-def request_of(config: Config) -> dict[str, Any]:
-    """What was asked for: the file, and what it came to with the options of the command line."""
-    return {"path": config.path, "resolved": config.model_dump(mode="json", exclude_none=True)}
 
 
 def _version(name: str) -> str | None:
