@@ -7,7 +7,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; d
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format benchmarks faults conformance conformance-sample clean
+.PHONY: help install demo test check format benchmarks faults conformance conformance-sample docs fuzz clean
 
 help:
 	@echo 'make demo        compare the joint of the bundled model with two Core ML conversions of it'
@@ -18,6 +18,7 @@ help:
 	@echo 'make faults      put faults into networks, score what is said of them: a quarter of an hour'
 	@echo 'make conformance run the tests of coremltools on the portable engine: hours; interrupted, it continues'
 	@echo 'make conformance-sample  run one case of each of them: minutes'
+	@echo 'make docs        build the documentation into outputs/site'
 	@echo 'make fuzz        damage models for ten minutes and look for crashes; ARGS="--seconds 60"'
 	@echo 'make install     only make .venv; the others do it when it is needed'
 	@echo 'make clean       remove .venv, outputs/ and every cache of the checkout'
@@ -65,6 +66,10 @@ conformance: install
 conformance-sample: install
 	@rm -rf outputs/conformance-sample
 	@$(BIN)/python -m conformance run -k 1 --out outputs/conformance-sample $(ARGS)
+
+docs: install
+	@$(BIN)/python -m tools.docs.reference
+	@$(BIN)/zensical build --strict
 
 fuzz: install
 	@$(BIN)/python -m tools.fuzz --seconds 600 $(ARGS)

@@ -15,7 +15,7 @@ import layerdiff
 from layerdiff import cli, config
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = tuple(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))
+DOCS = tuple(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md")))
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *DOCS)
 
 

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from layerdiff.report.selection import Choice
 
 
+RECORDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus")
+"""Endings of what a shell makes of a pattern that is not quoted."""
+
+
 @app.command()
 def run(
     context: typer.Context,
@@ -131,6 +135,10 @@ def asked(targets: Sequence[str], *, audio: Sequence[str], **given: Any) -> Conf
         raise ConfigError(f"'{packages[0]}' stands beside a configuration.", action="give the configuration alone")
     if not packages and not is_model(first):
         return configuration.override(configuration.load(first), audio=audio, **given)
+    for package in packages:
+        if Path(package).suffix.lower() in RECORDINGS:
+            action = "quote the pattern, so that the shell leaves it alone: --audio 'recordings/*.wav'"
+            raise ConfigError(f"'{package}' is a recording, not a package.", action=action)
     with noise.third_party():
         proposal = propose(Given(first, tuple(packages), audio=tuple(audio), **given))
     return configuration.from_mapping(proposal.values, place="the command line")

@@ -24,7 +24,7 @@ PathOrParts = Annotated[str | dict[str, str] | None, BeforeValidator(one_of(str,
 
 
 class ReferenceConfig(Section):
-    """The model that counts as right: exactly one of `SOURCES`."""
+    """The model that counts as right: exactly one of nemo, torch, onnx, trace and coreml."""
 
     nemo: Annotated[str | None, Field(min_length=1)] = None
     """A bundled name (`parakeet-tdt-mini`), a `.nemo` file, or a name on the Hugging Face hub."""

@@ -85,7 +85,7 @@ class ProfileAccumulator:
                 width = math.ldexp(1.0, -self._exponent) * (VALUE_BINS // 2)
                 count(expected, found, width, self._values, self._octaves, rows[:, into], columns[:, part])
             start += len(first)
-        self._keep_worst(reference, candidate, rows[2], clip)
+        self._keep_worst(reference, candidate, rows[2], clip, points)
         self._keep_axes(reference.shape, rows, columns, clip, points)
 
     def _widen(self, exponent: int) -> None:
@@ -97,7 +97,9 @@ class ProfileAccumulator:
             self._values = np.pad(half, ((0, 0), (VALUE_BINS // 4, VALUE_BINS // 4)))
         self._exponent = max(self._exponent, exponent)
 
-    def _keep_worst(self, reference: Array, candidate: Array, largest: Floats, clip: str) -> None:
+    def _keep_worst(
+        self, reference: Array, candidate: Array, largest: Floats, clip: str, points: Points | None
+    ) -> None:
         """Keeps the elements that are worse than those known; they lie in the rows with the largest errors."""
         known = [abs(element.candidate - element.reference) for element in self._worst]
         least = known[-1] if len(known) == WORST_ELEMENTS else 0.0
@@ -110,10 +112,12 @@ class ProfileAccumulator:
             with np.errstate(invalid="ignore", over="ignore"):
                 errors = np.abs(sides[1] - sides[0])
             errors[~np.isfinite(errors)] = -1.0
+            is_point = points is not None and len(points) == len(reference)
+            time_s = int(points.frames[lead[0]]) * points.frame_s if points is not None and is_point else None
             most = np.argsort(-errors, kind="stable")[:WORST_ELEMENTS]
             for column in most[errors[most] > 0].tolist():
                 index = (*map(int, lead), column)
-                self._worst.append(Element(clip, index, float(sides[0][column]), float(sides[1][column])))
+                self._worst.append(Element(clip, index, float(sides[0][column]), float(sides[1][column]), time_s))
         self._worst.sort(key=lambda e: (-abs(e.candidate - e.reference), e.clip, e.index))
         del self._worst[WORST_ELEMENTS:]
 
@@ -148,16 +152,10 @@ class ProfileAccumulator:
 
     def _timed(self, element: Element, seconds: dict[str, float]) -> Element:
         """The element with where in the audio it lies, which the shape tells where the axis of time is known."""
-        axes = self._axes
-        if axes is None or (axes.frames is not None and element.clip != axes.clip):
+        axis = None if self._axes is None else _time_axis(self._axes, seconds.get(self._axes.clip))
+        if element.time_s is not None or axis is None or axis[1] is None:
             return element
-        if axes.frames is not None:
-            time_s = int(axes.frames[element.index[0]]) * axes.frame_s
-        else:
-            axis = _time_axis(axes, seconds.get(axes.clip))
-            if axis is None or axis[1] is None:
-                return element
-            time_s = element.index[axis[0]] * axis[1]
+        time_s = element.index[axis[0]] * axis[1]
         return Element(element.clip, element.index, element.reference, element.candidate, time_s)
 
     def _histogram(self) -> Histogram:

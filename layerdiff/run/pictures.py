@@ -118,7 +118,9 @@ def _illustrated(result: CandidateResult, subjects: Sequence[Subject], seconds: 
         comparison = subject.comparisons.get(row.name) if subject is not None else None
         if comparison is None or comparison.profile is None:
             return row
-        return replace(row, profile=comparison.profile.result(seconds=seconds))
+        # a prediction network goes from token to token: its steps are no frames
+        known = {} if row.component == "decoder" else seconds
+        return replace(row, profile=comparison.profile.result(seconds=known))
 
     stages = tuple(drawn(row) for row in result.stages)
     first = next((row for row in stages if row.status == "fail"), None)

@@ -253,8 +253,10 @@ def test_an_error_everywhere_is_confined_to_nothing() -> None:
 
 def test_every_cause_is_documented_and_nothing_else() -> None:
     """Those that rules are named after, and those that two of them tell apart."""
-    page = (Path(__file__).parents[2] / "docs" / "causes.md").read_text(encoding="utf-8")
-    documented = set(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE))
+    folder = Path(__file__).parents[2] / "docs" / "causes"
+    page = (folder / "index.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| \[`(\w+)`\]\(\1\.md\) \|", page, flags=re.MULTILINE))
+    assert {path.stem for path in folder.glob("*.md")} - {"index"} == documented
     ruled = {cause for level in RULES for cause in level} - {
         "activation",
         "activation_before",

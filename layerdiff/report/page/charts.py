@@ -75,7 +75,7 @@ def of_profile(profile: Profile) -> dict[str, Plot]:
     if (course := profile.course) is not None:
         unit = course.place_s or 1
         places = [{"place": p * unit, "error": e} for p, e in zip(course.places, course.errors, strict=True)]
-        title = f"time in {course.clip}, s" if course.place_s else f"position along axis {course.axis}"
+        title = f"error along time in {course.clip}, s" if course.place_s else f"error along axis {course.axis}"
         found["course"] = {"spec": "course", "data": {"places": columns(places)}, "title": title}
     return {name: plot for name, plot in found.items() if plot is not None}
 

@@ -42,7 +42,7 @@ async function draw(place) {
   if (!width || drawn.get(place.id)?.width === width) return;
   drawn.get(place.id)?.result?.finalize();
   drawn.set(place.id, { width });
-  const options = { mode: "vega-lite", renderer: "svg", actions: false, config, ast: false, loader: { target: "_self" } };
+  const options = { mode: "vega-lite", renderer: "svg", actions: false, config: { ...config, legend: { ...config.legend, columns: width < 600 ? 3 : 0 } }, ast: false, loader: { target: "_self" } };
   const result = await vegaEmbed(place, specification(found.plots[place.id], width), options);
   drawn.set(place.id, { width, result });
 }
