@@ -41,7 +41,7 @@ def execute(
         config: what to compare.
         progress: told about everything that lasts.
         reference: used instead of restoring the configuration's checkpoint.
-        pictures: whether to make what the page shows beside the rows; costs a few percent of the time.
+        pictures: whether to make what the page shows beside the rows; most of its time goes into the weights' audit.
 
     Raises:
         LayerdiffError: the request can't be carried out; a failed comparison is a `Report`, not an error.

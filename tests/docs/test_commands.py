@@ -65,7 +65,8 @@ import coremltools as ct
 import numpy as np
 model = ct.models.MLModel("Joint.mlpackage")
 shapes = {"encoder": (1, 96, 1), "decoder": (1, 64, 1)}
-print(sys.argv[1:], model.predict({name: np.zeros(shape, np.float32) for name, shape in shapes.items()})["logits"].shape)
+feed = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+print(sys.argv[1:], model.predict(feed)["logits"].shape)
 """
 
 

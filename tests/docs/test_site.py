@@ -1,4 +1,4 @@
-"""The documentation builds strictly, has every page in its navigation, and its generated pages are what the code says."""
+"""The documentation builds strictly, its navigation has every page, its generated pages are what the code says."""
 
 from __future__ import annotations
 

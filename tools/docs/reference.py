@@ -64,9 +64,9 @@ def configuration() -> str:
     lines = [
         "# Configuration",
         "",
-        "A YAML file. Unknown keys are refused with the nearest known one; a key without a value counts as absent; paths are",
-        "relative to the working directory. An option of the command line has the name of its key. Editors that know JSON",
-        "schemas take `layerdiff schema > layerdiff.schema.json`, and the line",
+        "A YAML file. Unknown keys are refused with the nearest known one; a key without a value counts as absent;",
+        "paths are relative to the working directory. An option of the command line has the name of its key. Editors",
+        "that know JSON schemas take `layerdiff schema > layerdiff.schema.json`, and the line",
         "`# yaml-language-server: $schema=layerdiff.schema.json` at the top of the file.",
         "",
     ]
