@@ -38,6 +38,7 @@ demo: install
 	  echo '  $(BIN)/layerdiff run configs/joint.yaml --candidate raw_logits'; \
 	  echo 'and this repairs it:'; \
 	  echo '  $(BIN)/layerdiff fix configs/joint.yaml --candidate cpu_traced'; \
+	  echo 'The page with every plot is outputs/joint/report.html'; \
 	else \
 	  echo "The demo is broken: layerdiff should have ended with exit code 1, and ended with $$code." >&2; exit 1; \
 	fi
