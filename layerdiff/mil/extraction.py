@@ -68,8 +68,8 @@ def extract(path: str | Path, tensor: str, given: Mapping[str, Array], target: P
     Args:
         path: an `.mlpackage` folder with an ML Program; of its default function.
         tensor: what the part returns.
-        given: tensor → value; what is in front of these is left out. Inputs of the function may be among them, and
-            have to be where they are needed.
+        given: tensor → value, of any dtype that casts to the tensor's; what is in front of these is left out. Inputs of
+            the function may be among them, and have to be where they are needed.
         target: the folder to write, which does not exist.
 
     Raises:
@@ -165,10 +165,10 @@ class _Extraction:
             raise FeedError(f"the tensor '{name}' is of dtype {dtype}, which no input has.", where=self.graph.where)
         shaped = mil.NamedValueType(name=name, type=_of_shape(type_, value.shape))
         if taken == dtype:
-            self.feed[name] = value
+            self.feed[name] = value.astype(dtype)
             return shaped, []
         given = fresh(f"{name}_as_{taken}", names_of(self.graph))
-        self.feed[given] = value.astype(taken)
+        self.feed[given] = value.astype(dtype).astype(taken)  # rounded as the program would hold it
         casts = list(cast_ops(given, name, dtype, shaped.type))
         named = mil.NamedValueType(name=given, type=_of_shape(type_, value.shape, taken))
         return named, casts

@@ -87,6 +87,22 @@ def test_every_dtype_can_stand_in_front(build: Any, opset: str, tmp_path: Path) 
     assert (inner.output, inner.ops) == ("positive_as_int32", ("greater", "cast"))
 
 
+@pytest.mark.parametrize("opset", ["iOS15", "iOS16"])
+def test_values_of_a_wider_dtype_are_rounded_to_the_tensors(build: Any, opset: str, tmp_path: Path) -> None:
+    from coremltools.converters.mil import Builder as mb
+
+    package = build(lambda x: mb.exp(x=mb.relu(x=x, name="kept"), name="out"), opset=opset, precision="float16", x=X)
+    (name,) = [tensor.name for tensor in mil.load(package).tensors if tensor.op == "relu"]
+    (last,) = [tensor.name for tensor in mil.load(package).tensors if tensor.op == "exp"]
+    value = np.abs(X) + 1e-5
+    part = mil.extract(package, last, {name: value}, tmp_path / "part.mlpackage")
+    ((given, fed),) = part.feed.items()
+    assert (given == name, str(fed.dtype)) == ((True, "float16") if opset == "iOS16" else (False, "float32"))
+    np.testing.assert_array_equal(fed, value.astype(np.float16))
+    assert mil.load(part.path).inputs[given].dtype == str(fed.dtype)
+    assert [v.name for v in opened_by_coremltools(part.path).functions["main"].outputs] == [part.output]
+
+
 def test_blocks_go_along(build: Any, tmp_path: Path) -> None:
     from coremltools.converters.mil import Builder as mb
 
