@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 SHOWN = 0.5
 """The share of a stage's error that its bundle has to show."""
 PACKAGE, SCRIPT = "model.mlpackage", "repro.py"
+LARGEST_LIMIT = 1e-3
+"""What a script lets pass where the error is NaN or infinite."""
 DIFFERS = 1
 """The exit code of the script where the error shows."""
 
@@ -171,7 +174,8 @@ class _Subject:
 
     def write(self, folder: Path, report: Report, row: Row) -> Bundle:
         """Writes the package, its arrays and the script."""
-        whole = self._error(self.trial.comparisons[self.stage].total.result())
+        error = self.trial.comparisons[self.stage].total.result()["relative_l2_error"]
+        whole = inf if error is None else error
         for before in self._fronts():
             given = self._values(before)
             if given is None:
@@ -180,9 +184,8 @@ class _Subject:
             part = mil.extract(self.model.path, self.aligned(self.stage).stage.candidate, given, folder / PACKAGE)
             found = mil.load(folder / PACKAGE).predict(part.feed)[part.output]
             expected = self._expected(found)
-            error = RelativeL2()
-            error.update(reference=expected, candidate=self._cut(found))
-            if (shown := error.result() or 0.0) >= SHOWN * whole or before == ():
+            shown = _relative(expected, self._cut(found))
+            if shown >= SHOWN * whole or before == ():
                 break
         else:
             raise EngineError(f"no part of the package can be cut out for the stage '{self.stage}'.")
@@ -203,18 +206,13 @@ class _Subject:
             inputs={name: f"{value.dtype}[{', '.join(map(str, value.shape))}]" for name, value in part.feed.items()},
             fed_by_reference=tuple(before),
             relative_l2_error=shown,
-            limit=min(row["total_limit"] or np.inf, SHOWN * shown),
+            limit=min(limit for limit in (row["total_limit"], SHOWN * shown, LARGEST_LIMIT) if limit),
         )
         _save(folder / "inputs.npz", part.feed)
         _save(folder / "expected.npz", {part.output: expected})
         _save(folder / "recorded.npz", {part.output: found})
         (folder / SCRIPT).write_text(reproduction.script(bundle, report), encoding="utf-8")
         return bundle
-
-    @staticmethod
-    def _error(metrics: Mapping[str, float | None]) -> float:
-        error = metrics["relative_l2_error"]
-        return error if error is not None and np.isfinite(error) else 0.0
 
     def _fronts(self) -> Iterator[tuple[str, ...]]:
         """The stages in whose place the reference's tensors are fed: the nearest first, at last none, so the inputs."""
@@ -272,6 +270,14 @@ def _given_stages(config: Config, references: References, part: str, *, is_align
     else:
         return None
     return [stage for stage in every if stage.component == part]
+
+
+def _relative(expected: Array, found: Array) -> float:
+    """The relative L2 error; infinite where one of them is not finite, or what is expected is 0."""
+    error = RelativeL2()
+    error.update(reference=expected, candidate=found)
+    result = error.result()
+    return inf if result is None else result
 
 
 def _save(path: Path, arrays: Mapping[str, Array]) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.numpy import save_file
 
 from layerdiff import config, mil, run
 from layerdiff.cli import main
@@ -19,9 +21,10 @@ from layerdiff.progress import SILENT
 from layerdiff.records import Report
 from layerdiff.report import write
 from layerdiff.repro import chosen, require_free
+from tests.mil.conftest import build as package_of
 from tests.report.conftest import drawn
 
-__all__ = ["drawn"]
+__all__ = ["drawn", "package_of"]
 
 ROOT = Path(__file__).parents[1]
 CLIPS = [str(ROOT / "audio" / f"{name}.wav") for name in ("call_peter_on_three_two", "leading_silence")]
@@ -115,6 +118,39 @@ def test_float16_of_a_whole_preprocessor(results: Any, tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     assert main(["repro", str(results("preprocessor")), "mel", "--candidate", "float16", "--dir", str(target)]) == 0
     assert set(mil.load(target / "model.mlpackage").inputs) >= {"audio_signal", "audio_length"}
+
+
+class Roots(torch.nn.Module):
+    """Square roots of what is not negative."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sqrt(torch.relu(x) + 1.0)
+
+
+def roots() -> Roots:
+    return Roots().eval()
+
+
+def test_nan_is_a_difference(package_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from coremltools.converters.mil import Builder as mb
+
+    feed = {"x": np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)}
+    package = package_of(lambda x: mb.sqrt(x=x, name="out"), x=feed["x"])
+    save_file(feed, tmp_path / "x.safetensors")
+    values = {
+        "reference": {"torch": "tests.test_repro:roots"},
+        "candidates": {"wrong": {"coreml": str(package)}},
+        "inputs": {"tensors": str(tmp_path / "x.safetensors")},
+        "stages": {"roots": {"reference": "/sqrt", "candidate": "out"}},
+        "outputs": {"dir": str(tmp_path / "result")},
+    }
+    monkeypatch.chdir(ROOT)
+    asked = config.from_mapping(values)
+    write.write_run(run.execute(asked, progress=SILENT), asked.outputs)
+    assert main(["repro", str(tmp_path / "result"), "roots"]) == 0
+    bundle = tmp_path / "result" / "repro-roots"
+    assert np.isnan(arrays(bundle / "recorded.npz")["out"]).any()
+    assert "nan" in (bundle / "ISSUE.md").read_text(encoding="utf-8")
 
 
 def test_a_stage_without_an_error_has_nothing_to_show(results: Any, capsys: pytest.CaptureFixture[str]) -> None:
