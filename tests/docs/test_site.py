@@ -79,6 +79,14 @@ def test_links_images_and_anchors_lead_somewhere(site: Path) -> None:
     assert not broken
 
 
+def test_the_workflow_that_is_shown_is_the_one_in_the_repository() -> None:
+    (shown,) = re.findall(
+        r"^```yaml\n(.*?)^```$", (DOCS / "gate.md").read_text("utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
+    assert shown == (DOCS / "examples" / "conversion-gate.yml").read_text("utf-8")
+    assert yaml.safe_load(shown)["jobs"]["gate"]["runs-on"] == "ubuntu-latest"
+
+
 def test_the_pictures_are_of_the_page() -> None:
     shown = {
         name
