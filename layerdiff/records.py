@@ -335,7 +335,7 @@ class CandidateResult:
     graph: tuple[OpNode, ...] = field(default=(), repr=False)
     """The ops around the first divergence, in order of execution."""
     audit: Mapping[str, Any] | None = field(default=None, repr=False)
-    """Its weights held to the reference's: `counts`, and `weights`, those that are not simply there."""
+    """Its weights held to the reference's: `counts` by verdict, and `weights` one by one."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from layerdiff.config import Config
     from layerdiff.outline import Outline
     from layerdiff.progress import Progress
-    from layerdiff.records import Array, Report
+    from layerdiff.records import Array, CandidateResult, Report
     from layerdiff.report.rows import Row
     from layerdiff.run.aligned_stages import AlignedStage
     from layerdiff.sources import Feed
@@ -193,11 +193,11 @@ class _Subject:
             raise ConfigError(
                 f"there is nothing to show: fed what the reference is fed, the stage '{self.stage}' has no error.",
                 where="STAGE",
-                action=f"name a stage that fails{_first(report, row)}",
+                action=f"name a stage that fails{_first(report.candidates[self.trial.candidate])}",
             )
         bundle = Bundle(
             folder=folder,
-            candidate=row["candidate"],
+            candidate=self.trial.candidate,
             stage=self.stage,
             clip=self.label,
             ops=part.ops,
@@ -211,7 +211,7 @@ class _Subject:
         _save(folder / "inputs.npz", part.feed)
         _save(folder / "expected.npz", {part.output: expected})
         _save(folder / "recorded.npz", {part.output: found})
-        (folder / SCRIPT).write_text(reproduction.script(bundle, report), encoding="utf-8")
+        (folder / SCRIPT).write_text(reproduction.script(bundle), encoding="utf-8")
         return bundle
 
     def _fronts(self) -> Iterator[tuple[str, ...]]:
@@ -290,9 +290,9 @@ def _save(path: Path, arrays: Mapping[str, Array]) -> None:
                 )
 
 
-def _first(report: Report, row: Row) -> str:
+def _first(result: CandidateResult) -> str:
     """Which one that is."""
-    found = report.candidates[row["candidate"]].first_divergence
+    found = result.first_divergence
     return f": {found}" if found else ""
 
 
@@ -340,7 +340,8 @@ def check(folder: Path, bundle: Bundle) -> str:
         if done.returncode != DIFFERS:
             raise EngineError(f"'{' '.join(command)}' ended with exit code {done.returncode}.", detail=done.stderr)
         said.append(done.stdout)
-    if [line.split(":")[0] for line in said[0].splitlines()] != [line.split(":")[0] for line in said[1].splitlines()]:
+    numbers = [[line.partition(" (")[0] for line in text.splitlines()] for text in said]
+    if numbers[0] != numbers[1]:
         raise EngineError("the bundle gives other tensors than were recorded.", detail="\n".join(said))
     return said[1]
 

@@ -177,19 +177,11 @@ class ProfileAccumulator:
 
 def _reach(values: Array) -> int:
     """The smallest n with |x| < 2^n for every finite x."""
-    if values.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):
-            ends = [float(end) for end in (np.nanmin(values), np.nanmax(values))] if not _is_nan(values) else []
-        if not all(map(math.isfinite, ends)) or not ends:
-            finite = values[np.isfinite(values)]
-            ends = [float(finite.min()), float(finite.max())] if finite.size else [0.0]
-    else:
-        ends = [float(values.min()), float(values.max())]
-    return max(-126, *(math.frexp(end)[1] for end in ends))
-
-
-def _is_nan(values: Array) -> bool:
-    return bool(np.isnan(values).all())
+    low, high = float(values.min()), float(values.max())
+    if not math.isfinite(low) or not math.isfinite(high):
+        finite = values[np.isfinite(values)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    return max(-126, math.frexp(low)[1], math.frexp(high)[1])
 
 
 def _wide(side: Array) -> Any:

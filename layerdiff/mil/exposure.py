@@ -151,7 +151,7 @@ def write_exposed(package: Package, function: str, exposures: Sequence[Exposure]
         OSError: it cannot be written.
     """
     specification = specification_path(package.path)
-    spec = _parsed(specification)
+    spec = parsed(specification)
     add_outputs(spec, function, exposures)
     for folder, _, names in os.walk(package.path, followlinks=True):
         inside = target / Path(folder).relative_to(package.path)
@@ -165,7 +165,8 @@ def write_exposed(package: Package, function: str, exposures: Sequence[Exposure]
                 shutil.copyfile(source, inside / source.name)
 
 
-def _parsed(specification: Path) -> Any:
+def parsed(specification: Path) -> Any:
+    """The `Model` message of a specification file."""
     spec = schema.model_module().Model()
     spec.ParseFromString(specification.read_bytes())
     return spec
@@ -225,7 +226,7 @@ def is_expose_result(path: Path) -> bool:
         if (path / INDEX).is_file():
             index = json.loads((path / INDEX).read_bytes())
             return isinstance(index, dict) and index.get("kind") == KIND
-        return path.is_dir() and bool(exposed_outputs(_parsed(specification_path(path))))
+        return path.is_dir() and bool(exposed_outputs(parsed(specification_path(path))))
     except (OSError, ValueError, LayerdiffError, schema.decode_error()):
         return False
 

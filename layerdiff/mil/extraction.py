@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from layerdiff.errors import FeedError
 from layerdiff.mil import schema
-from layerdiff.mil.exposure import opened
+from layerdiff.mil.exposure import opened, parsed
 from layerdiff.mil.literal import MODEL_PATH
 from layerdiff.mil.outputs import (
     FEATURE_DTYPES,
@@ -80,7 +80,7 @@ def extract(path: str | Path, tensor: str, given: Mapping[str, Array], target: P
     """
     package, graph = opened(path)
     select(graph, [tensor])
-    spec = _parsed(package)
+    spec = parsed(specification_path(package.path))
     part = _Extraction(package, graph, spec, tensor, given)
     part.cut()
     (target / "Data" / FOLDER / "weights").mkdir(parents=True)
@@ -190,12 +190,6 @@ class _Extraction:
             chosen = (Exposure(self.tensor, self.tensor, dtype, dtype),)
         add_outputs(self.spec, MAIN, chosen)
         del description.metadata.userDefined[MARK]
-
-
-def _parsed(package: Package) -> Any:
-    spec = schema.model_module().Model()
-    spec.ParseFromString(specification_path(package.path).read_bytes())
-    return spec
 
 
 def _reads(operation: Any) -> Iterator[str]:

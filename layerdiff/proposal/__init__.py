@@ -1,7 +1,7 @@
 """The configuration of a comparison, made of a reference and packages: for `layerdiff run` without a file, and `init`.
 
 Steps: what a text names is told by its form (`reference_kind`); which component of a NeMo model a package is, by the
-weights that it holds (`component_of`); which stages to compare, by aligning both sides once (`proposed_stages`).
+weights that it holds (`component_of`); which stages to compare, by aligning both sides once (`stages.with_stages`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 SPEECH = "layerdiff:assets/call_peter_on_three_two.wav"
 """What a NeMo model is fed where nothing is given: a recording that comes with layerdiff."""
-
 
 CONFIGURATIONS = (".yaml", ".yml")
 """The endings of files that are configurations."""

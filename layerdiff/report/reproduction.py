@@ -11,7 +11,7 @@ from pathlib import Path
 import jinja2
 
 from layerdiff.records import Report
-from layerdiff.report import cells, markdown, sections
+from layerdiff.report import cells, markdown
 from layerdiff.report.rows import Row
 
 ISSUE = "ISSUE.md"
@@ -75,14 +75,14 @@ def title(bundle: Bundle) -> str:
     return f"{cells.clean(bundle.stage)} of {cells.clean(bundle.candidate)}: relative L2 error {error}"
 
 
-def script(bundle: Bundle, report: Report) -> str:
+def script(bundle: Bundle) -> str:
     """`repro.py`: loads the package, runs it where Core ML runs, and compares."""
     return (
         _templates()
         .get_template("repro.py.txt")
         .render(
             title=title(bundle).replace("\\", "/").replace('"', "'"),
-            output=cells.clean(bundle.output),
+            output=repr(bundle.output),
             part=bundle.part,
             limit=repr(float(bundle.limit)),
             allowed=cells.number(float(bundle.limit)),
@@ -141,5 +141,5 @@ def render(bundle: Bundle) -> list[str]:
     lines = [title(bundle), f"{len(bundle.ops)} ops: {', '.join(bundle.counted_ops)}"]
     fed = ", ".join(bundle.fed_by_reference) or "the inputs of the model"
     lines.append(f"fed: {fed}; {', '.join(f'{name} {text}' for name, text in bundle.inputs.items())}")
-    lines.append(sections.paragraph(f"files in {bundle.folder}:", width=100, style="").plain)
+    lines.append(f"files in {cells.clean(bundle.folder)}:")
     return [*lines, *(f"  {path.name}" for path in bundle.files)]

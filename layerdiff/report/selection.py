@@ -28,16 +28,21 @@ class Choice:
 
 def chosen(rows: Sequence[Row], choice: Choice) -> list[int]:
     """The places of the rows to show, in order."""
-    places = range(len(rows))
+    places: Sequence[int] = range(len(rows))
     if choice.failed:
-        places = [place for place in places if rows[place]["status"] != "pass"]  # type: ignore[assignment]
+        places = [place for place in places if rows[place]["status"] != "pass"]
     if choice.top is not None:
         return sorted(sorted(places, key=lambda place: -_size(rows[place]))[: choice.top])
     if choice.failed or choice.all or len(rows) <= SHOWN_ROWS:
         return list(places)
-    bad = [place for place in places if rows[place]["status"] != "pass"]
+    return sorted(telling(rows)[:SHOWN_ROWS])
+
+
+def telling(rows: Sequence[Row]) -> list[int]:
+    """The places of the rows: what does not pass and what comes before it, the last one, then the others in order."""
+    bad = [place for place, row in enumerate(rows) if row["status"] != "pass"]
     near = [place for found in bad for place in (found, found - 1) if place >= 0]
-    return sorted(list(dict.fromkeys([*near, len(rows) - 1, *places]))[:SHOWN_ROWS])
+    return list(dict.fromkeys([*near, *range(len(rows))[-1:], *range(len(rows))]))
 
 
 def _size(row: Row) -> float:

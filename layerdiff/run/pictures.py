@@ -5,7 +5,7 @@ Profiles are taken in while the comparison runs; everything else is made once at
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from layerdiff.sources.checkpoint import weights_in
 from layerdiff.sources.coreml_model import PackageSource
 
 if TYPE_CHECKING:
-    from layerdiff.audit import Audit, WeightAudit
+    from layerdiff.audit import WeightAudit
     from layerdiff.compare import StageComparison
     from layerdiff.config import Config
     from layerdiff.outline import Node, Outline
@@ -164,7 +164,7 @@ def _around(first: StageResult, subject: Subject, stages: Sequence[StageResult])
             )
 
 
-def _reached(start: Sequence[Node], steps: int, neighbours: Any) -> list[Node]:
+def _reached(start: Sequence[Node], steps: int, neighbours: Callable[[Node], Iterable[Node]]) -> list[Node]:
     """The nodes at most so many steps away, the nearest first."""
     found, edge = list(start), list(start)
     for _ in range(steps):
@@ -189,11 +189,7 @@ def _audits(subjects: Sequence[Subject]) -> Mapping[str, Any] | None:
     for entry in found:
         for verdict, count in entry.counts.items():
             counts[verdict] = counts.get(verdict, 0) + count
-    return {"counts": counts, "weights": [line for entry in found for line in _audited(entry)]}
-
-
-def _audited(entry: Audit) -> Iterator[dict[str, Any]]:
-    yield from (_weight(weight) for weight in entry.weights)
+    return {"counts": counts, "weights": [_weight(weight) for entry in found for weight in entry.weights]}
 
 
 def _weight(weight: WeightAudit) -> dict[str, Any]:
@@ -239,6 +235,6 @@ def _telling_clips(report: Report) -> Iterator[str]:
 def _pieces(report: Report, tokenizer: Tokenizer) -> dict[int, str]:
     """The texts of all tokens that either side decides for."""
     tables = [table for result in report.candidates.values() if result.tdt for table in result.tdt.decisions]
-    columns: Collection[str] = ("reference_token", "candidate_token")
-    tokens = {int(token) for table in tables for column in columns for token in np.unique(table[column])}
+    sides = [table[f"{side}_token"] for table in tables for side in ("reference", "candidate")]
+    tokens = {int(token) for side in sides for token in np.unique(side)}
     return {token: tokenizer.piece(token) for token in sorted(tokens)}

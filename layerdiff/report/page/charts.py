@@ -37,8 +37,13 @@ def columns(rows: Iterable[Mapping[str, Any]]) -> Columns:
     return found
 
 
-def depth(rows: Sequence[Row], links: Sequence[str]) -> Plot | None:
-    """The error of every stage along the depth of the model, and what it consists of."""
+def depth(rows: Sequence[Row], links: Sequence[str | None]) -> Plot | None:
+    """The error of every stage along the depth of the model, and what it consists of.
+
+    Args:
+        rows: the stages.
+        links: where in the page each one's details are; None for one that has none.
+    """
     sources = dict(
         zip(
             ERRORS,
@@ -61,7 +66,7 @@ def depth(rows: Sequence[Row], links: Sequence[str]) -> Plot | None:
             "measured": cells.number(row["relative_l2_error"]),
             "stage": row["label"],
             "status": row["status"],
-            "link": f"#{link}",
+            "link": link,
         }
         for place, (row, link) in enumerate(zip(rows, links, strict=True), 1)
         if row["relative_l2_error"] is not None and isfinite(row["relative_l2_error"])

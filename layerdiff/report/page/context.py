@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
 from markupsafe import Markup, escape
 
-from layerdiff.pictures import Profile
+from layerdiff.environment import PACKAGES
+from layerdiff.pictures import Element, OpNode, Profile
 from layerdiff.records import CandidateResult, Check, DurationAnalysis, Finding, Report
 from layerdiff.report import cells, sections
 from layerdiff.report.page import charts
 from layerdiff.report.rows import SHOWN, Row, candidate_rows
+from layerdiff.report.selection import telling
 
 Plots = list[tuple[str, charts.Plot]]
 """Name of a place in the page → its plot, the most telling first."""
@@ -21,7 +23,7 @@ Plots = list[tuple[str, charts.Plot]]
 LISTED_WEIGHTS = 200
 """How many weights that are simply there are listed."""
 MOST_ROWS, MOST_DETAILS = 1500, 200
-"""So many stages are listed, and so many have details: what fails, what comes before it, then the others in order."""
+"""So many stages are listed, and so many have details: the most telling ones."""
 
 
 def context(report: Report) -> tuple[dict[str, Any], Plots]:
@@ -51,15 +53,15 @@ def _candidate(report: Report, candidate: CandidateResult, number: int) -> tuple
     anchor = f"c{number}"
     rows = candidate_rows(candidate)
     profiles = {(stage.component, stage.name): stage.profile for stage in candidate.stages}
-    telling = list(_telling(rows))
-    listed, detailed = set(telling[:MOST_ROWS]), set(telling[:MOST_DETAILS])
+    places = telling(rows)
+    listed, detailed = set(places[:MOST_ROWS]), set(places[:MOST_DETAILS])
     stages = [
         _stage(row, profiles.get((row["component"], row["stage"])), f"{anchor}-s{place}", place in detailed)
         for place, row in enumerate(rows)
         if place in listed
     ]
     general: Plots = []
-    links = [f"{anchor}-s{place}" for place in range(len(rows))]
+    links = [f"#{anchor}-s{place}" if place in detailed else None for place in range(len(rows))]
     if (depth := charts.depth(rows, links)) is not None:
         general.append((f"{anchor}-depth", depth))
     if (graph := charts.graph(candidate.graph)) is not None:
@@ -70,7 +72,6 @@ def _candidate(report: Report, candidate: CandidateResult, number: int) -> tuple
         "name": cells.clean(candidate.name),
         "status": candidate.status,
         "symbol": cells.SYMBOLS.get(candidate.status, "?"),
-        "verdict": sections.verdict_of(candidate),
         "facts": sections.candidate_facts(candidate.description),
         "coverage": candidate.coverage,
         "missing": [{"stage": m.stage, "reason": m.reason} for m in candidate.coverage.missing],
@@ -91,13 +92,6 @@ def _candidate(report: Report, candidate: CandidateResult, number: int) -> tuple
     }
     order = sorted(stages, key=lambda stage: stage["status"] == "pass")
     return values, general, [plot for stage in order for plot in stage.pop("drawn")]
-
-
-def _telling(rows: Sequence[Row]) -> Iterator[int]:
-    """The places of the rows, the most telling first."""
-    bad = [place for place, row in enumerate(rows) if row["status"] != "pass"]
-    near = [place for found in bad for place in (found, found - 1) if place >= 0]
-    yield from dict.fromkeys([*near, *range(len(rows))])
 
 
 def _stage(row: Row, profile: Profile | None, anchor: str, is_detailed: bool) -> dict[str, Any]:
@@ -151,7 +145,7 @@ def _key(row: Row, header: str) -> str:
     return "" if value is None else f"{value:.6g}".replace("inf", "Infinity")
 
 
-def _element(element: Any) -> dict[str, str]:
+def _element(element: Element) -> dict[str, str]:
     return {
         "clip": cells.clean(element.clip),
         "index": f"[{', '.join(map(str, element.index))}]",
@@ -180,7 +174,7 @@ def _prose(text: str) -> Markup:
     return Markup("").join(marked) if len(parts) % 2 else escape(cells.clean(text))
 
 
-def _op(op: Any) -> dict[str, str]:
+def _op(op: OpNode) -> dict[str, str]:
     return {
         "name": cells.clean(op.name),
         "op": cells.clean(op.op),
@@ -276,8 +270,8 @@ def _reproduce(report: Report) -> dict[str, str] | None:
     """The command and the configuration; None where there was none."""
     if not report.request:
         return None
-    known = ("layerdiff", *(name for name in ("torch", "coremltools", "nemo_toolkit", "numpy", "pandas")))
-    versions = {name: str(report.environment[name]).partition("+")[0] for name in known if report.environment.get(name)}
+    known = {name: report.environment.get(name) for name in ("layerdiff", *PACKAGES)}
+    versions = {name: str(version).partition("+")[0] for name, version in known.items() if version}
     pinned = " ".join(f"{name}=={version}" for name, version in versions.items())
     return {
         "install": f"pip install {pinned}",

@@ -68,13 +68,12 @@ addEventListener("resize", () => {
 
 function keyOf(row, column) {
   const cell = row.cells[column];
-  if (!("key" in cell.dataset)) return cell.textContent.trim();
+  if (!("key" in cell.dataset)) return (cell.querySelector("a") ?? cell).textContent.trim(); // without the ▶ of the first
   return cell.dataset.key === "" ? NaN : Number(cell.dataset.key);
 }
 
 function compare(one, other) {
   if (typeof one === "string") return one.localeCompare(other);
-  if (Number.isNaN(one) || Number.isNaN(other)) return Number.isNaN(one) - Number.isNaN(other);
   return one - other;
 }
 
@@ -121,7 +120,7 @@ for (const form of document.querySelectorAll("form.filters")) {
 
 // ------------------------------------------------------------------ links into details
 
-function open() {
+function reveal() {
   const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
   if (target instanceof HTMLDetailsElement) {
     target.open = true;
@@ -129,5 +128,5 @@ function open() {
     target.querySelector("summary").focus();
   }
 }
-addEventListener("hashchange", open);
-open();
+addEventListener("hashchange", reveal);
+reveal();
