@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from layerdiff.metrics import formulas
-from layerdiff.metrics.block import ERROR_ENERGY, QUANTITIES, REFERENCE_ENERGY, Block, measure
+from layerdiff.metrics.block import ERROR_ENERGY, QUANTITIES, REFERENCE_ENERGY, Block, elements_at_once, measure
 from layerdiff.metrics.definitions import ATOL, RTOL, ULP_DTYPES
 from layerdiff.metrics.exact import ExactSum, add_rows
 from layerdiff.metrics.rows import GROUP_ROWS, Array, Floats, blocks, check_pair, groups, matrices, segments
@@ -106,7 +106,8 @@ class Accumulator:
         """The sums of a group of rows, float64[len(QUANTITIES), rows, segments]; everything else is taken in."""
         rows, length = reference.shape
         sums = np.empty((len(QUANTITIES), rows, segments(length)))
-        for place, segment, columns in blocks(rows, length):
+        size = elements_at_once(reference, candidate, dtype=self.dtype)
+        for place, segment, columns in blocks(rows, length, size=size):
             first, second = reference[place, columns], candidate[place, columns]
             block = measure(first, second, dtype=self.dtype, atol=self.atol, rtol=self.rtol)
             sums[:, place, segment] = block.sums
@@ -131,7 +132,10 @@ class Accumulator:
 
     def _rank_rows(self, sums: Floats, label: str | None) -> None:
         """Keeps the worst of the rows of a group, and of those equally bad the first."""
-        error, size = np.add.reduce(sums[ERROR_ENERGY], axis=-1), np.add.reduce(sums[REFERENCE_ENERGY], axis=-1)
+        error, size = (
+            sums[energy, :, 0] if sums.shape[-1] == 1 else np.add.reduce(sums[energy], axis=-1)
+            for energy in (ERROR_ENERGY, REFERENCE_ENERGY)
+        )
         relative = np.where(error == 0.0, 0.0, np.sqrt(error / size))
         undefined = np.isnan(relative)
         row = int(np.argmax(undefined) if undefined.any() else np.argmax(relative))

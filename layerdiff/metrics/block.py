@@ -35,6 +35,10 @@ MAGNITUDE = {"float16": np.int32(0x7FFF), "float32": np.int32(0x7FFFFFFF)}
 """The bits of a value that are not its sign."""
 
 
+VISIT = 1 << 20
+"""Elements of a block that is read in place; bounds what is allocated where something is not finite."""
+
+
 class Scratch(threading.local):
     """Buffers of one block, one set per thread, reused by every accumulator of that thread (2.3 MB)."""
 
@@ -73,15 +77,28 @@ class Block(NamedTuple):
     """Elements of the candidate that are not finite and differ from the reference's."""
 
 
+def elements_at_once(reference: Array, candidate: Array, *, dtype: str) -> int:
+    """How many elements `measure` takes at most: more where all is read in place, by one compiled loop."""
+    sides = (reference, candidate)
+    in_place = dtype == "float32" and all(side.dtype == np.float32 and _lies_well(side) for side in sides)
+    return VISIT if in_place else SEGMENT
+
+
 def measure(reference: Array, candidate: Array, *, dtype: str, atol: float, rtol: float) -> Block:
-    """Everything about one block, [rows, length] on both sides and of at most SEGMENT elements."""
+    """Everything about one block, [rows, length] on both sides and of at most `elements_at_once`."""
     reference, candidate = load(reference, candidate)
-    first, second = _range(reference), _range(candidate)
-    if not all(map(math.isfinite, (first.low, first.high, second.low, second.high))):
+    sums = np.empty((len(QUANTITIES), len(reference)))
+    if dtype == "float32" and reference.dtype == np.float32:
+        max_abs, mismatches, max_ulp, ends = kernels.measure(reference, candidate, atol, rtol, sums)
+        sides = Side(*ends[:2]), Side(*ends[2:])
+    else:
+        max_abs, mismatches = kernels.compare_rows(reference, candidate, atol, rtol, sums)
+        sides, max_ulp = (_range(reference), _range(candidate)), None
+    if not all(math.isfinite(end) for side in sides for end in (side.low, side.high)):
         return _not_finite(reference, candidate)
-    max_abs, mismatches = kernels.deviation(reference.reshape(-1), candidate.reshape(-1), atol, rtol)
-    max_ulp = _max_ulp(reference, candidate, dtype=dtype) if max_abs else 0
-    return Block(row_sums(reference, candidate), first, second, max_abs, max_ulp, mismatches)
+    if max_ulp is None:
+        max_ulp = _max_ulp(reference, candidate, dtype=dtype) if max_abs else 0
+    return Block(sums, *sides, max_abs, max_ulp, mismatches)
 
 
 def summarise(values: Array) -> tuple[Side, Floats]:
@@ -101,7 +118,7 @@ def energies(reference: Array, candidate: Array) -> Floats:
 def row_sums(reference: Array, candidate: Array) -> Floats:
     """The sums of every row in the order of QUANTITIES, float64[7, rows], of what `load` returned."""
     sums = np.empty((len(QUANTITIES), len(reference)))
-    kernels.sum_rows(reference, candidate, sums)
+    kernels.compare_rows(reference, candidate, 0.0, 0.0, sums)
     return sums
 
 
@@ -117,11 +134,15 @@ def load(*sides: Array) -> list[NDArray[Any]]:
 
 
 def _loaded(side: Array, place: NDArray[Any]) -> NDArray[Any]:
-    if side.dtype == place.dtype and side.flags.c_contiguous and side.flags.aligned:
+    if side.dtype == place.dtype and _lies_well(side):
         return side
     copy = place[: side.size].reshape(side.shape)
     np.copyto(copy, side, casting="unsafe")
     return copy
+
+
+def _lies_well(side: Array) -> bool:
+    return side.flags.c_contiguous and side.flags.aligned
 
 
 def _range(side: NDArray[Any]) -> Side:
@@ -133,7 +154,7 @@ def _range(side: NDArray[Any]) -> Side:
 def _max_ulp(reference: NDArray[Any], candidate: NDArray[Any], *, dtype: str) -> int:
     """Largest distance in representable values of `dtype`."""
     first, second = (_patterns(side, place, dtype) for side, place in ((reference, 0), (candidate, 1)))
-    return int(kernels.largest_distance(first, second, MAGNITUDE[dtype]))
+    return int(kernels.span(first, second, MAGNITUDE[dtype])[4])
 
 
 def _patterns(side: NDArray[Any], place: int, dtype: str) -> NDArray[np.int32]:

@@ -26,11 +26,19 @@ def _read_only(dtype: Any, axes: int) -> nb.types.Array:
 
 
 FLOATS = (nb.float32, nb.float64)
-SUMS = [nb.void(_read_only(t, 2), _read_only(t, 2), nb.types.Array(nb.float64, 2, "C")) for t in FLOATS]
-DEVIATION = [
-    nb.types.Tuple((nb.float64, nb.int64))(_read_only(t, 1), _read_only(t, 1), nb.float64, nb.float64) for t in FLOATS
+SUMS = nb.types.Array(nb.float64, 2, "A")
+EXCEEDS = [nb.int64(nb.float64, nb.float64, nb.float64, nb.float64)]
+COMPARE = [
+    nb.types.Tuple((nb.float64, nb.int64))(_read_only(t, 2), _read_only(t, 2), nb.float64, nb.float64, SUMS)
+    for t in FLOATS
 ]
-DISTANCE = [nb.uint32(_read_only(nb.int32, 1), _read_only(nb.int32, 1), nb.int32)]
+SPAN = [nb.types.UniTuple(nb.int64, 5)(_read_only(nb.int32, 1), _read_only(nb.int32, 1), nb.int32)]
+MEASURE = [
+    nb.types.Tuple((nb.float64, nb.int64, nb.int64, nb.types.UniTuple(nb.float64, 4)))(
+        _read_only(nb.float32, 2), _read_only(nb.float32, 2), nb.float64, nb.float64, SUMS
+    )
+]
+ADD = [nb.void(_read_only(nb.float64, 2), nb.types.Array(nb.uint32, 2, "C"), nb.types.Array(nb.float64, 1, "C"))]
 
 
 def compiled(signatures: list[Any], *, reassociate: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -38,11 +46,12 @@ def compiled(signatures: list[Any], *, reassociate: bool = False) -> Callable[[C
 
     Args:
         signatures: numba's; arrays that are only read accept read-only ones too, as of a mapped file.
-        reassociate: whether sums may be taken in another order, one for each lane of the processor's vectors.
+        reassociate: whether sums may be taken in another order, one for each lane of the processor's vectors, and
+            products added to them without being rounded.
     """
 
     def compile_(function: Callable[P, R]) -> Callable[P, R]:
-        order = {"reassoc"} if reassociate else False
+        order = {"reassoc", "contract"} if reassociate else False
         options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": order}
         try:
             done: Callable[P, R] = nb.njit(signatures, cache=True, **options)(function)
@@ -53,76 +62,164 @@ def compiled(signatures: list[Any], *, reassociate: bool = False) -> Callable[[C
     return compile_
 
 
-@compiled(SUMS, reassociate=True)
-def sum_rows(reference: Any, candidate: Any, sums: Any) -> None:
-    """The sums of every row, in the order of `block.QUANTITIES`.
+@compiled(EXCEEDS)
+def exceeds(error: Any, size: Any, atol: Any, rtol: Any) -> Any:
+    """Whether error > atol + rtol * size, rounded as NumPy does it; in a function of its own for that reason."""
+    return np.int64(error > size * rtol + atol)
+
+
+@compiled(COMPARE, reassociate=True)
+def compare_rows(reference: Any, candidate: Any, atol: float, rtol: float, sums: Any) -> tuple[float, int]:
+    """The sums of every row, max(|candidate - reference|), and the number of elements where it exceeds the tolerance.
 
     Args:
         reference: float32 or float64[rows, length].
         candidate: of the same shape and dtype.
-        sums: float64[7, rows], overwritten; inf, or nan of two infinities, where float64 overflows.
-    """
-    for row in range(reference.shape[0]):
-        reference_sum = candidate_sum = error_sum = reference_energy = candidate_energy = error_energy = product = 0.0
-        for column in range(reference.shape[1]):
-            expected, found = np.float64(reference[row, column]), np.float64(candidate[row, column])
-            error = found - expected
-            reference_sum += expected
-            candidate_sum += found
-            error_sum += abs(error)
-            reference_energy += expected * expected
-            candidate_energy += found * found
-            error_energy += error * error
-            product += expected * found
-        sums[0, row], sums[1, row], sums[2, row] = reference_sum, candidate_sum, error_sum
-        sums[3, row], sums[4, row], sums[5, row] = reference_energy, candidate_energy, error_energy
-        sums[6, row] = product
-
-
-@compiled(DEVIATION)
-def deviation(reference: Any, candidate: Any, atol: float, rtol: float) -> tuple[float, int]:
-    """max(|candidate - reference|), and the number of elements where it exceeds atol + rtol * |reference|.
-
-    Args:
-        reference: float32 or float64[n].
-        candidate: of the same shape and dtype.
         atol: in the unit of the tensor.
-        rtol: a ratio.
+        rtol: a ratio; |candidate - reference| is held against atol + rtol * |reference|.
+        sums: float64[7, rows], in the order of `block.QUANTITIES`, overwritten; inf, or nan of two infinities, where
+            float64 overflows.
     """
     errors = np.empty(PART, np.float64)
     bits: Any = errors.view(np.int64)  # what is not negative sorts like its bits, which vectors compare faster
     largest: Any = np.zeros(1, np.int64)
     outside: Any = 0
-    for start in range(0, reference.size, PART):
-        expected, found = reference[start : start + PART], candidate[start : start + PART]
-        for place in range(expected.size):
-            value = np.float64(expected[place])
-            error = abs(np.float64(found[place]) - value)
-            outside += np.int64(error > abs(value) * rtol + atol)
-            errors[place] = error
-        most: Any = largest[0]
-        for place in range(expected.size):
-            most = max(most, bits[place])
-        largest[0] = most
+    for row in range(reference.shape[0]):
+        reference_sum = candidate_sum = error_sum = reference_energy = candidate_energy = error_energy = product = 0.0
+        for start in range(0, reference.shape[1], PART):
+            expecteds, founds = reference[row, start : start + PART], candidate[row, start : start + PART]
+            for place in range(expecteds.size):
+                expected, found = np.float64(expecteds[place]), np.float64(founds[place])
+                difference = found - expected
+                error = abs(difference)
+                reference_sum += expected
+                candidate_sum += found
+                error_sum += error
+                reference_energy += expected * expected
+                candidate_energy += found * found
+                error_energy += difference * difference
+                product += expected * found
+                outside += exceeds(error, abs(expected), atol, rtol)
+                errors[place] = error
+            most: Any = largest[0]
+            for place in range(expecteds.size):
+                most = max(most, bits[place])
+            largest[0] = most
+        sums[0, row], sums[1, row], sums[2, row] = reference_sum, candidate_sum, error_sum
+        sums[3, row], sums[4, row], sums[5, row] = reference_energy, candidate_energy, error_energy
+        sums[6, row] = product
     return largest.view(np.float64)[0], outside
 
 
-@compiled(DISTANCE)
-def largest_distance(first: Any, second: Any, magnitude: Any) -> np.uint32:
-    """The largest distance in representable values between two tensors given as bit patterns; both zeros are one.
+@compiled(SPAN)
+def span(first: Any, second: Any, magnitude: Any) -> Any:
+    """The range of two tensors and the largest distance between them, in representable values counted from zero.
 
     Args:
         first: int32[n], the bits of float32, or of float16 with its sign extended.
         second: of the same shape.
         magnitude: int32, the mask of the bits that are not the sign.
+
+    Returns:
+        Smallest and largest of `first`, of `second`, and max(|second - first|), five ints; both zeros are 0.
     """
+    low = second_low = np.int32(magnitude)
+    high = second_high = np.int32(-magnitude)
     farthest = np.uint32(0)
     for place in range(first.size):
         one, other = first[place], second[place]
         one = np.int32(np.int32((one & magnitude) ^ (one >> 31)) - np.int32(one >> 31))
         other = np.int32(np.int32((other & magnitude) ^ (other >> 31)) - np.int32(other >> 31))
+        low, high = min(low, one), max(high, one)
+        second_low, second_high = min(second_low, other), max(second_high, other)
         farthest = max(farthest, np.uint32(np.uint32(max(one, other)) - np.uint32(min(one, other))))
-    return farthest
+    return low, high, second_low, second_high, farthest
+
+
+@compiled(MEASURE)
+def measure(
+    reference: Any, candidate: Any, atol: float, rtol: float, sums: Any
+) -> tuple[float, int, int, tuple[float, float, float, float]]:
+    """Both functions above over the same float32[rows, length] while they are in a core's cache.
+
+    Args:
+        reference, candidate, atol, rtol, sums: of `compare_rows`.
+
+    Returns:
+        What `compare_rows` returns, the largest distance in representable values, and the smallest and largest value
+        of each side, which are infinite or nan if something is.
+    """
+    length = reference.shape[1]
+    together = max(1, 8 * PART // length)
+    magnitude = np.int32(0x7FFFFFFF)
+    largest, outside, farthest = 0.0, 0, 0
+    places = np.empty(4, np.int64)
+    places[::2], places[1::2] = magnitude, -magnitude
+    for start in range(0, reference.shape[0], together):
+        first, second = reference[start : start + together], candidate[start : start + together]
+        error, more = compare_rows(first, second, atol, rtol, sums[:, start : start + together])
+        found = span(first.reshape(-1).view(np.int32), second.reshape(-1).view(np.int32), magnitude)
+        largest, outside, farthest = max(largest, error), outside + more, max(farthest, found[4])
+        places[0], places[1] = min(places[0], found[0]), max(places[1], found[1])
+        places[2], places[3] = min(places[2], found[2]), max(places[3], found[3])
+    bits = np.abs(places).astype(np.uint32) | ((places < 0).astype(np.uint32) << np.uint32(31))
+    low, high, second_low, second_high = bits.view(np.float32)
+    return largest, outside, farthest, (low, high, second_low, second_high)
+
+
+LIMB_BITS = 32
+LIMBS = 67
+"""Of a sum of 2^30 float64 values in units of 2^-1074: 2046 - 1 + 53 bits, 30 more, and a sign."""
+EXPONENTS = 2048
+HELD = 1 << 10
+"""Numbers of 53 bits that can be added in 64."""
+
+
+@compiled(ADD)
+def add_exactly(values: Any, limbs: Any, specials: Any) -> None:
+    """The exact sum of every row.
+
+    Numbers of one exponent are added as integers, a part of the row at a time; what they come to is then added to the
+    three limbs of 32 bits that it reaches into. These are counted in 64, and carried at the end.
+
+    Args:
+        values: float64[rows, n], n at most 2^30.
+        limbs: uint32[rows, LIMBS], overwritten: the sum of the finite values in units of 2^-1074, the lowest limb
+            first, in two's complement.
+        specials: float64[rows], overwritten: the sum of the others; 0 if there are none.
+    """
+    counts, totals = np.empty(LIMBS, np.int64), np.zeros(EXPONENTS, np.int64)
+    mask, hidden = np.int64((1 << LIMB_BITS) - 1), np.int64(1) << 52
+    for row in range(values.shape[0]):
+        counts[:] = 0
+        specials[row] = 0.0
+        bits: Any = values[row].view(np.int64)
+        for start in range(0, bits.size, HELD):
+            lowest, highest = EXPONENTS - 1, 0
+            for place in range(start, min(start + HELD, bits.size)):
+                exponent = (bits[place] >> 52) & (EXPONENTS - 1)
+                mantissa = (bits[place] & (hidden - 1)) | (hidden if exponent else 0)
+                sign = bits[place] >> 63
+                totals[exponent] += (mantissa ^ sign) - sign
+                lowest, highest = min(lowest, exponent), max(highest, exponent)
+            if highest == EXPONENTS - 1:
+                for place in range(start, min(start + HELD, bits.size)):
+                    specials[row] += 0.0 if np.isfinite(values[row, place]) else values[row, place]
+                totals[highest] = 0
+            for exponent in range(lowest, highest + 1):
+                total, totals[exponent] = totals[exponent], 0
+                sign = total >> 63
+                size, shift = (total ^ sign) - sign, max(exponent - 1, 0)
+                limb, shift = shift >> 5, shift & 31
+                high = size >> (LIMB_BITS - shift)  # what the lowest of the limbs does not take
+                counts[limb] += (((size << shift) & mask) ^ sign) - sign
+                counts[limb + 1] += ((high & mask) ^ sign) - sign
+                counts[limb + 2] += ((high >> LIMB_BITS) ^ sign) - sign
+        carry = np.int64(0)
+        for limb in range(LIMBS):
+            carry += counts[limb]
+            limbs[row, limb] = np.uint32(carry & mask)
+            carry >>= LIMB_BITS
 
 
 VALUE_BINS = 256

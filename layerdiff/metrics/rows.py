@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 SEGMENT = 65536
 """Elements per block and at most per segment: small enough for a cache, large enough for NumPy's calls not to count."""
-GROUP_ROWS = 4096
+GROUP_ROWS = 16384
 """Rows whose sums are collected before they are added exactly; bounds the memory for narrow rows."""
 
 
@@ -77,14 +77,14 @@ def segments(length: int) -> int:
     return -(-length // SEGMENT)
 
 
-def blocks(rows: int, length: int) -> Iterator[tuple[slice, int, slice]]:
-    """Blocks of at most SEGMENT elements: the rows, the number of the segment, the columns."""
+def blocks(rows: int, length: int, *, size: int = SEGMENT) -> Iterator[tuple[slice, int, slice]]:
+    """Blocks of at most `size` elements: the rows, the number of the segment, the columns."""
     if length > SEGMENT:
         for row in range(rows):
             for segment in range(segments(length)):
                 start = segment * SEGMENT
                 yield slice(row, row + 1), segment, slice(start, min(start + SEGMENT, length))
         return
-    size = SEGMENT // length
-    for start in range(0, rows, size):
-        yield slice(start, min(start + size, rows)), 0, slice(0, length)
+    together = size // length
+    for start in range(0, rows, together):
+        yield slice(start, min(start + together, rows)), 0, slice(0, length)

@@ -145,9 +145,12 @@ class Writer:
             STATEMENTS[op.type](self, step, targets)
         else:
             self._call_of(op, targets)
+        released = [self.local(name) for name in step.releases]
+        late = released if op.type in LOGARITHMS or not self.traced else [x for x in released if x in targets]
+        self._delete([x for x in released if x not in late])  # a reader that takes its time holds no more than it needs
         if self.traced:
             self._yield(op, targets)
-        self._delete([self.local(name) for name in step.releases])
+        self._delete(late)
 
     def _call_of(self, op: Op, targets: list[str]) -> None:
         kernel = self.kernel(op)

@@ -1,6 +1,7 @@
 """The compiled loops against sums of fractions, NumPy's own functions and a walk over all float16 values."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -16,6 +17,11 @@ LENGTHS = [1, 5, 15, 16, 511, 512, 2047, 2048, 2560, 8198, 65536]
 
 def sides(rows, length, dtype):
     return np.random.default_rng(length).standard_normal((2, rows, length)).astype(dtype)
+
+
+def compared(reference, candidate, atol, rtol):
+    sums = np.empty((len(QUANTITIES), 1))
+    return kernels.compare_rows(reference[None], candidate[None], atol, rtol, sums)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -71,7 +77,7 @@ def test_deviation_is_what_numpy_says(dtype, data):
     with np.errstate(over="ignore"):
         error = np.abs(candidate.astype(np.float64) - reference.astype(np.float64))
         limit = np.abs(reference.astype(np.float64)) * rtol + atol
-    largest, outside = kernels.deviation(reference, candidate, atol, rtol)
+    largest, outside = compared(reference, candidate, atol, rtol)
     assert largest == error.max()
     assert outside == np.count_nonzero(error > limit)
 
@@ -82,7 +88,7 @@ def test_deviation_sees_the_ends_of_every_part(size, end):
     reference = np.zeros(size, np.float32)
     candidate = reference.copy()
     candidate[end] = -3.0
-    assert kernels.deviation(reference, candidate, 1.0, 0.0) == (3.0, 1)
+    assert compared(reference, candidate, 1.0, 0.0) == (3.0, 1)
 
 
 def test_distance_counts_the_values_of_float16_in_between(oracle):
@@ -90,14 +96,14 @@ def test_distance_counts_the_values_of_float16_in_between(oracle):
     bits = values.view(np.int16).astype(np.int32)
     some = np.random.default_rng(0).integers(0, len(values), (200, 2))
     for one, other in some:
-        found = kernels.largest_distance(bits[[one]], bits[[other]], MAGNITUDE["float16"])
+        found = kernels.span(bits[[one]], bits[[other]], MAGNITUDE["float16"])[4]
         assert found == abs(one - other)
 
 
 def test_distance_of_float32_crosses_zero_and_spans_the_dtype():
     def distance(first, second):
         pair = [np.array(side, np.float32).view(np.int32) for side in (first, second)]
-        return kernels.largest_distance(*pair, MAGNITUDE["float32"])
+        return kernels.span(*pair, MAGNITUDE["float32"])[4]
 
     tiny = np.finfo(np.float32).smallest_subnormal
     assert distance([0.0], [-0.0]) == 0
@@ -107,18 +113,63 @@ def test_distance_of_float32_crosses_zero_and_spans_the_dtype():
     assert distance([largest], [-largest]) == 2 * 0x7F7FFFFF
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (40, 1000), (9000, 1), (2, 20_000)])
+def test_measure_is_what_its_two_parts_say_of_the_whole(shape):
+    reference, candidate = sides(*shape, "float32")
+    sums = np.empty((2, len(QUANTITIES), len(reference)))
+    largest, outside, farthest, ends = kernels.measure(reference, candidate, 0.1, 0.5, sums[0])
+    assert (largest, outside) == kernels.compare_rows(reference, candidate, 0.1, 0.5, sums[1])
+    assert np.array_equal(*sums)
+    bits = [side.reshape(-1).view(np.int32) for side in (reference, candidate)]
+    assert farthest == kernels.span(*bits, MAGNITUDE["float32"])[4]
+    assert ends == (reference.min(), reference.max(), candidate.min(), candidate.max())
+
+
+@given(data=st.data())
+def test_measure_orders_values_as_numpy_does(data):
+    values = hnp.arrays("float32", (1, 9), elements=st.floats(width=32, allow_nan=False))
+    reference, candidate = data.draw(values), data.draw(values)
+    ends = kernels.measure(reference, candidate, 0.0, 0.0, np.empty((len(QUANTITIES), 1)))[3]
+    assert ends == (reference.min(), reference.max(), candidate.min(), candidate.max())
+
+
+@given(st.lists(st.floats(), max_size=40))
+def test_limbs_hold_the_sum_of_fractions(values):
+    limbs, specials = np.empty((1, kernels.LIMBS), np.uint32), np.empty(1)
+    kernels.add_exactly(np.array([values], np.float64), limbs, specials)
+    finite = [value for value in values if math.isfinite(value)]
+    total = int.from_bytes(limbs.astype("<u4").tobytes(), "little", signed=True)
+    assert Fraction(total, 2**1074) == sum(map(Fraction, finite))
+    special = math.fsum(v for v in values if not math.isfinite(v)) if not _opposed(values) else math.nan
+    assert np.array_equal(specials, [special], equal_nan=True)
+
+
+def _opposed(values):
+    return math.inf in values and -math.inf in values
+
+
+def test_limbs_carry_over_many_large_values():
+    values = np.full((2, 1 << 20), np.finfo(np.float64).max)
+    values[1] *= -1
+    limbs, specials = np.empty((2, kernels.LIMBS), np.uint32), np.empty(2)
+    kernels.add_exactly(values, limbs, specials)
+    found = [int.from_bytes(row.tobytes(), "little", signed=True) for row in limbs.astype("<u4")]
+    expected = int(np.finfo(np.float64).max) << (1074 + 20)
+    assert found == [expected, -expected]
+
+
 def test_arrays_that_cannot_be_written_are_read():
     reference, candidate = sides(2, 9, "float32")
     expected = row_sums(reference, candidate)
     for side in (reference, candidate):
         side.flags.writeable = False
     assert np.array_equal(row_sums(reference, candidate), expected)
-    assert kernels.deviation(reference[0], candidate[0], 0.0, 0.0)[1] == 9
+    assert compared(reference[0], candidate[0], 0.0, 0.0)[1] == 9
 
 
 def test_other_dtypes_are_refused():
     with pytest.raises(TypeError, match="No matching definition"):
-        kernels.deviation(np.zeros(3, np.int32), np.zeros(3, np.int32), 0.0, 0.0)
+        compared(np.zeros(3, np.int32), np.zeros(3, np.int32), 0.0, 0.0)
 
 
 def test_without_a_place_to_keep_compiled_code_it_is_compiled_for_this_process(monkeypatch):
