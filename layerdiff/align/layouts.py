@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, permutations
-from math import inf, isfinite, prod, sqrt
+from math import inf, prod
 from operator import mul
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from layerdiff.metrics import RelativeL2
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -30,7 +32,7 @@ CLEARLY = 0.5
 MAX_AXES = 6
 """Permutations are tried for at most so many axes that are longer than 1."""
 
-PARTS, PART = 64, 2**14
+PARTS, PART = 16, 2**16
 """Layouts are held against so many parts of a tensor, of about so many values each: all of a small one, and a million
 values of a large one, evenly spread along its longest axis."""
 
@@ -176,16 +178,14 @@ def _refines(first: Shape, second: Shape) -> bool:
 def distance(reference: Array, candidate: Array, layout: Layout) -> float:
     """Relative L2 error of the candidate under a layout, on at most `PARTS` parts; inf where it is undefined."""
     moved = layout.apply(candidate, reference.shape)
-    error = size = 0.0
-    with np.errstate(all="ignore"):
-        for part in _parts(reference.shape):
-            truth = reference[part].astype(np.float64)
-            size += float(np.vdot(truth, truth))
-            truth -= moved[part]
-            error += float(np.vdot(truth, truth))
-    if not (isfinite(error) and isfinite(size)):
-        return inf
-    return sqrt(error / size) if size else (0.0 if error == 0 else inf)
+    total = RelativeL2()
+    for part in _parts(reference.shape):
+        truth, found = reference[part], moved[part]
+        if truth.dtype.kind != found.dtype.kind or truth.dtype.kind == "c":
+            truth, found = truth.astype(np.float64), found.astype(np.float64)
+        total.update(reference=truth, candidate=found)
+    error = total.result() if reference.size else 0.0
+    return inf if error is None else error
 
 
 def _parts(shape: Shape) -> Iterator[tuple[slice, ...]]:
