@@ -1,7 +1,7 @@
 """The loops of the metrics, compiled for the processor at hand: every quantity of a block in few reads of it.
 
 Everything here works on finite values; `block` looks for others first. Compiled code is kept on disk, beside this file
-or in the user's cache, so that only the first run of an installation waits for the compiler (1.5 s).
+or in the user's cache, so that only the first run of an installation waits for the compiler (5 s).
 
 A row is summed in an order that depends on its length, the dtype and the kind of processor, and on nothing else.
 """
