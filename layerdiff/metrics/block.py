@@ -1,8 +1,9 @@
-"""One cache-sized block of both sides, measured in a single visit.
+"""One block of both sides, measured in a single visit.
 
-Everything that any metric needs is taken while the block is in the cache: range, row sums, largest difference,
+Everything that any metric needs is taken while the rows are in the cache: range, row sums, largest difference,
 tolerance, ULP (`kernels`). A block is read where it lies if both sides are contiguous and of one dtype, float32 or
-float64; else it is copied into scratch memory first. Nothing of a tensor's size is allocated.
+float64; else it is small enough for a cache and copied into scratch memory first. Nothing of a tensor's size is
+allocated.
 Blocks with an element that is not finite leave the fast path: they are counted, and their errors are nan.
 """
 
@@ -88,12 +89,14 @@ def measure(reference: Array, candidate: Array, *, dtype: str, atol: float, rtol
     """Everything about one block, [rows, length] on both sides and of at most `elements_at_once`."""
     reference, candidate = load(reference, candidate)
     sums = np.empty((len(QUANTITIES), len(reference)))
-    if dtype == "float32" and reference.dtype == np.float32:
-        max_abs, mismatches, max_ulp, ends = kernels.measure(reference, candidate, atol, rtol, sums)
+    max_ulp = None
+    if reference.dtype == np.float32:
+        max_abs, mismatches, distance, ends = kernels.measure(reference, candidate, atol, rtol, sums)
         sides = Side(*ends[:2]), Side(*ends[2:])
+        max_ulp = distance if dtype == "float32" else None
     else:
         max_abs, mismatches = kernels.compare_rows(reference, candidate, atol, rtol, sums)
-        sides, max_ulp = (_range(reference), _range(candidate)), None
+        sides = _range(reference), _range(candidate)
     if not all(math.isfinite(end) for side in sides for end in (side.low, side.high)):
         return _not_finite(reference, candidate)
     if max_ulp is None:
