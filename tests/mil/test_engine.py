@@ -97,19 +97,21 @@ def test_values_are_freed_after_their_last_use(model, joint, monkeypatch):
 
 
 def test_a_trace_holds_only_what_is_still_needed(model, joint):
-    references: list[weakref.ref] = []
+    """While its reader looks at a tensor, nothing is alive but that one, what later ops read, and a log's operand."""
+    references: dict[str, weakref.ref] = {}
     feed = {name: torch.from_numpy(value) for name, value in joint.feed.items()}
     names = [tensor.name for tensor in model.tensors]
     engine = model._engine
-    seen = []
-    for _, output, tensor, operand in engine.trace(engine.compiled(names, traced=True), feed, {}, Census(), {}):
-        seen.append(output.name)
-        references.append(weakref.ref(tensor))
+    ops = list(model.graph.function)
+    for op, output, tensor, operand in engine.trace(engine.compiled(names, traced=True), feed, {}, Census(), {}):
+        references[output.name] = weakref.ref(tensor)
         del tensor, operand
         gc.collect()
-        assert sum(reference() is not None for reference in references) <= 4
-    assert seen == names
-    assert not any(reference() is not None for reference in references)
+        needed = {name for later in ops[ops.index(op) + 1 :] for name in later.reads} | {output.name}
+        needed |= set(op.reads) if op.type == "log" else set()
+        assert {name for name, reference in references.items() if reference() is not None} <= needed
+    assert list(references) == names
+    assert not any(reference() is not None for reference in references.values())
 
 
 def test_an_unknown_op_is_refused_when_the_model_is_loaded(edited):
