@@ -47,20 +47,23 @@ def emissions(*pairs: tuple[int, int]) -> tuple[Emission, ...]:
     return tuple(Emission(token, frame, 1) for token, frame in pairs)
 
 
-@given(st.integers(0, 2**32), st.integers(1, 12), st.integers(2, 40))
-def test_cutting_and_merging_gives_back_the_sequence(seed: int, vocabulary: int, overlap: int) -> None:
-    """Windows that hear the same in their overlap merge into what was cut, whatever the tokens."""
+@given(st.integers(0, 2**32), st.none() | st.integers(1, 12), st.integers(2, 40))
+def test_cutting_and_merging_gives_back_the_sequence(seed: int, vocabulary: int | None, overlap: int) -> None:
+    """Windows that hear the same in their overlap merge into what was cut; without a vocabulary no token is repeated.
+
+    Of repeated tokens two runs can be taken for each other, so that only the order of the frames is sure.
+    """
     rng = random.Random(seed)
     whole, frame = [], 0
-    for _ in range(rng.randrange(60)):
+    for place in range(rng.randrange(60)):
         frame += rng.randrange(1, 6)
-        whole.append(Emission(rng.randrange(vocabulary), frame, 1))
+        whole.append(Emission(place if vocabulary is None else rng.randrange(vocabulary), frame, 1))
     stride = overlap + rng.randrange(1, 40)
     pieces = [
         [e for e in whole if start <= e.frame < start + stride + overlap] for start in range(0, frame + 1, stride)
     ]
     again = merged(pieces, overlap=overlap)
-    if vocabulary > 6:  # with few tokens two runs can be taken for each other
+    if vocabulary is None:
         assert again == tuple(whole)
     assert [e.frame for e in again] == sorted(e.frame for e in again)
 
