@@ -1,14 +1,14 @@
 """Exact sums of float64 values: the same result for every order, chunking and merge tree.
 
 A finite float64 is an integer multiple of 2**-1074, so a sum of them is an integer too, and Python's integers
-have no upper bound: addition is exact, and therefore associative and commutative. The values of an array are added in
-limbs of 32 bits first (`kernels.add_exactly`), which leave one addition of integers per array.
+have no upper bound: addition is exact, and therefore associative and commutative. The values of an array are added
+in integers of 64 bits first (`kernels.add_exactly`), which leaves one addition of integers per array.
 
 What this is not: a more accurate way to compute the values themselves. Rounding happens where they are made
 and once more in `result`, nowhere between.
 
-Source: the small superaccumulator of R. M. Neal, "Fast exact summation using small and large superaccumulators"
-(2015), with a Python integer behind it that never has to be carried.
+Source: R. M. Neal, "Fast exact summation using small and large superaccumulators" (2015): a total per exponent, as in
+the large one, emptied into the limbs of the small one, with a Python integer behind it that never has to be carried.
 """
 
 from __future__ import annotations
