@@ -18,11 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from layerdiff.metrics import formulas
-from layerdiff.metrics.block import ERROR_ENERGY, QUANTITIES, REFERENCE_ENERGY, Block, elements_at_once, measure
+from layerdiff.metrics import formulas, kernels
+from layerdiff.metrics.block import ERROR_ENERGY, QUANTITIES, REFERENCE_ENERGY, elements_at_once, measure
 from layerdiff.metrics.definitions import ATOL, RTOL, ULP_DTYPES
-from layerdiff.metrics.exact import ExactSum, add_rows
-from layerdiff.metrics.rows import GROUP_ROWS, Array, Floats, blocks, check_pair, groups, matrices, segments
+from layerdiff.metrics.exact import ExactSums
+from layerdiff.metrics.rows import GROUP_ROWS, SEGMENT, Array, Floats, blocks, check_pair, groups, matrices, segments
 from layerdiff.metrics.summary import Summary
 from layerdiff.records import METRICS
 
@@ -64,10 +64,11 @@ class Accumulator:
         if not (atol >= 0 and rtol >= 0):
             raise ValueError(f"a tolerance is not negative, but atol is {atol!r} and rtol is {rtol!r}")
         self.dtype, self.atol, self.rtol = dtype, float(atol), float(rtol)
-        self.reference, self.candidate = Summary(), Summary()
+        self._sums = ExactSums(len(QUANTITIES))
+        self.reference, self.candidate = Summary(self._sums[0]), Summary(self._sums[1])
         self.unmatched_count = 0
         """Elements of the candidate that are not finite where the reference is not the same NaN or infinity."""
-        self._totals = {name: ExactSum() for name in QUANTITIES[2:]}
+        self._totals = {name: self._sums[place] for place, name in enumerate(QUANTITIES[2:], start=2)}
         self._max_abs, self._max_ulp, self._mismatches = 0.0, 0, 0
         self._worst: WorstRow | None = None
         self._rows: dict[str | None, int] = {}
@@ -105,42 +106,33 @@ class Accumulator:
     def _measured(self, reference: Array, candidate: Array) -> Floats:
         """The sums of a group of rows, float64[len(QUANTITIES), rows, segments]; everything else is taken in."""
         rows, length = reference.shape
-        sums = np.empty((len(QUANTITIES), rows, segments(length)))
         size = elements_at_once(reference, candidate, dtype=self.dtype)
+        if reference.size <= size and length <= SEGMENT:
+            return self._taken(reference, candidate)[:, :, np.newaxis]
+        sums = np.empty((len(QUANTITIES), rows, segments(length)))
         for place, segment, columns in blocks(rows, length, size=size):
-            first, second = reference[place, columns], candidate[place, columns]
-            block = measure(first, second, dtype=self.dtype, atol=self.atol, rtol=self.rtol)
-            sums[:, place, segment] = block.sums
-            self._note(block, elements=first.size)
+            sums[:, place, segment] = self._taken(reference[place, columns], candidate[place, columns])
         return sums
 
-    def _add(self, collected: list[Floats], label: str | None) -> None:
-        """Takes in the sums of groups that follow each other."""
-        sums = np.concatenate(collected, axis=1) if len(collected) > 1 else collected[0]
-        totals = (self.reference.total, self.candidate.total, *self._totals.values())
-        add_rows(totals, sums.reshape(len(totals), -1))
-        self._rank_rows(sums, label)
-        self._rows[label] = self._rows.get(label, 0) + sums.shape[1]
-
-    def _note(self, block: Block, *, elements: int) -> None:
-        self.reference.note(block.reference, elements=elements)
-        self.candidate.note(block.candidate, elements=elements)
+    def _taken(self, reference: Array, candidate: Array) -> Floats:
+        """The sums of a block, float64[len(QUANTITIES), rows]; everything else is taken in."""
+        block = measure(reference, candidate, dtype=self.dtype, atol=self.atol, rtol=self.rtol)
+        self.reference.note(block.reference, elements=reference.size)
+        self.candidate.note(block.candidate, elements=candidate.size)
         self._max_abs = max(self._max_abs, block.max_abs)
         self._max_ulp = max(self._max_ulp, block.max_ulp)
         self._mismatches += block.mismatches
         self.unmatched_count += block.unmatched
+        return block.sums
 
-    def _rank_rows(self, sums: Floats, label: str | None) -> None:
-        """Keeps the worst of the rows of a group, and of those equally bad the first."""
-        error, size = (
-            sums[energy, :, 0] if sums.shape[-1] == 1 else np.add.reduce(sums[energy], axis=-1)
-            for energy in (ERROR_ENERGY, REFERENCE_ENERGY)
-        )
-        relative = np.where(error == 0.0, 0.0, np.sqrt(error / size))
-        undefined = np.isnan(relative)
-        row = int(np.argmax(undefined) if undefined.any() else np.argmax(relative))
-        found = WorstRow(self.rows + row, float(relative[row]), label, self._rows.get(label, 0) + row)
-        self._keep(found)
+    def _add(self, collected: list[Floats], label: str | None) -> None:
+        """Takes in the sums of groups that follow each other."""
+        sums = np.concatenate(collected, axis=1) if len(collected) > 1 else collected[0]
+        self._sums.add(sums.reshape(len(sums), -1))
+        row, relative = kernels.worst_row(sums[ERROR_ENERGY], sums[REFERENCE_ENERGY])
+        before = self._rows.get(label, 0)
+        self._keep(WorstRow(self.rows + row, relative, label, before + row))
+        self._rows[label] = before + sums.shape[1]
 
     def _keep(self, row: WorstRow) -> None:
         if self._worst is None or row.rank < self._worst.rank:

@@ -80,9 +80,7 @@ class Block(NamedTuple):
 
 def elements_at_once(reference: Array, candidate: Array, *, dtype: str) -> int:
     """How many elements `measure` takes at most: more where all is read in place, by one compiled loop."""
-    sides = (reference, candidate)
-    in_place = dtype == "float32" and all(side.dtype == np.float32 and _lies_well(side) for side in sides)
-    return VISIT if in_place else SEGMENT
+    return VISIT if dtype == "float32" and _is_read_in_place(reference, candidate) else SEGMENT
 
 
 def measure(reference: Array, candidate: Array, *, dtype: str, atol: float, rtol: float) -> Block:
@@ -91,13 +89,14 @@ def measure(reference: Array, candidate: Array, *, dtype: str, atol: float, rtol
     sums = np.empty((len(QUANTITIES), len(reference)))
     max_ulp = None
     if reference.dtype == np.float32:
-        max_abs, mismatches, distance, ends = kernels.measure(reference, candidate, atol, rtol, sums)
+        max_abs, mismatches, distance, ends, is_finite = kernels.measure(reference, candidate, atol, rtol, sums)
         sides = Side(*ends[:2]), Side(*ends[2:])
         max_ulp = distance if dtype == "float32" else None
     else:
         max_abs, mismatches = kernels.compare_rows(reference, candidate, atol, rtol, sums)
         sides = _range(reference), _range(candidate)
-    if not all(math.isfinite(end) for side in sides for end in (side.low, side.high)):
+        is_finite = all(math.isfinite(end) for side in sides for end in (side.low, side.high))
+    if not is_finite:
         return _not_finite(reference, candidate)
     if max_ulp is None:
         max_ulp = _max_ulp(reference, candidate, dtype=dtype) if max_abs else 0
@@ -131,9 +130,19 @@ def load(*sides: Array) -> list[NDArray[Any]]:
     float64 is the widest: integers beyond 2**53 are rounded. Those that lie so already are not copied; the others
     stay valid until the next call in this thread.
     """
+    if _is_read_in_place(*sides):
+        return list(sides)
     exact = np.result_type(*(side.dtype for side in sides), np.float32)
     scratch: NDArray[Any] = SCRATCH.single if exact == np.float32 else SCRATCH.double
     return [_loaded(side, place) for side, place in zip(sides, scratch, strict=False)]
+
+
+def _is_read_in_place(*sides: Array) -> bool:
+    """Whether the sides are float32 and lie as the compiled loops read them."""
+    for side in sides:
+        if side.dtype != np.float32 or not _lies_well(side):
+            return False
+    return True
 
 
 def _loaded(side: Array, place: NDArray[Any]) -> NDArray[Any]:

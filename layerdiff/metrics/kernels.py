@@ -17,8 +17,8 @@ import numpy as np
 P = ParamSpec("P")
 R = TypeVar("R")
 
-PART = 1024
-"""Errors that are held at once while the largest is looked for: 8 KB, inside of a core's first cache."""
+PIECE = 8192
+"""Elements of a side that are looked at twice in turn: together 64 KB, inside of a core's second cache."""
 
 
 def _read_only(dtype: Any, axes: int) -> nb.types.Array:
@@ -34,11 +34,12 @@ COMPARE = [
 ]
 SPAN = [nb.types.UniTuple(nb.int64, 5)(_read_only(nb.int32, 1), _read_only(nb.int32, 1), nb.int32)]
 MEASURE = [
-    nb.types.Tuple((nb.float64, nb.int64, nb.int64, nb.types.UniTuple(nb.float64, 4)))(
+    nb.types.Tuple((nb.float64, nb.int64, nb.int64, nb.types.UniTuple(nb.float64, 4), nb.boolean))(
         _read_only(nb.float32, 2), _read_only(nb.float32, 2), nb.float64, nb.float64, SUMS
     )
 ]
 ADD = [nb.void(_read_only(nb.float64, 2), nb.types.Array(nb.uint32, 2, "C"), nb.types.Array(nb.float64, 1, "C"))]
+WORST = [nb.types.Tuple((nb.int64, nb.float64))(_read_only(nb.float64, 2), _read_only(nb.float64, 2))]
 
 
 def compiled(signatures: list[Any], *, reassociate: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -80,35 +81,32 @@ def compare_rows(reference: Any, candidate: Any, atol: float, rtol: float, sums:
         sums: float64[7, rows], in the order of `block.QUANTITIES`, overwritten; inf, or nan of two infinities, where
             float64 overflows.
     """
-    errors = np.empty(PART, np.float64)
-    bits: Any = errors.view(np.int64)  # what is not negative sorts like its bits, which vectors compare faster
-    largest: Any = np.zeros(1, np.int64)
+    largest: Any = np.int64(0)
     outside: Any = 0
     for row in range(reference.shape[0]):
         reference_sum = candidate_sum = error_sum = reference_energy = candidate_energy = error_energy = product = 0.0
-        for start in range(0, reference.shape[1], PART):
-            expecteds, founds = reference[row, start : start + PART], candidate[row, start : start + PART]
-            for place in range(expecteds.size):
-                expected, found = np.float64(expecteds[place]), np.float64(founds[place])
-                difference = found - expected
-                error = abs(difference)
-                reference_sum += expected
-                candidate_sum += found
-                error_sum += error
-                reference_energy += expected * expected
-                candidate_energy += found * found
-                error_energy += difference * difference
-                product += expected * found
-                outside += exceeds(error, abs(expected), atol, rtol)
-                errors[place] = error
-            most: Any = largest[0]
-            for place in range(expecteds.size):
-                most = max(most, bits[place])
-            largest[0] = most
+        most: Any = np.int64(0)  # what is not negative sorts like its bits, which vectors compare faster
+        for place in range(reference.shape[1]):
+            expected, found = np.float64(reference[row, place]), np.float64(candidate[row, place])
+            difference = found - expected
+            error: Any = np.float64(abs(difference))
+            reference_sum += expected
+            candidate_sum += found
+            error_sum += error
+            reference_energy += expected * expected
+            candidate_energy += found * found
+            error_energy += difference * difference
+            product += expected * found
+            most = max(most, error.view(np.int64))
         sums[0, row], sums[1, row], sums[2, row] = reference_sum, candidate_sum, error_sum
         sums[3, row], sums[4, row], sums[5, row] = reference_energy, candidate_energy, error_energy
         sums[6, row] = product
-    return largest.view(np.float64)[0], outside
+        largest = max(largest, most)
+        if np.int64(most).view(np.float64) > atol:  # what is not exceeds no tolerance
+            for place in range(reference.shape[1]):
+                expected, found = np.float64(reference[row, place]), np.float64(candidate[row, place])
+                outside += exceeds(abs(found - expected), abs(expected), atol, rtol)
+    return np.int64(largest).view(np.float64), outside
 
 
 @compiled(SPAN)
@@ -139,18 +137,18 @@ def span(first: Any, second: Any, magnitude: Any) -> Any:
 @compiled(MEASURE)
 def measure(
     reference: Any, candidate: Any, atol: float, rtol: float, sums: Any
-) -> tuple[float, int, int, tuple[float, float, float, float]]:
+) -> tuple[float, int, int, tuple[float, float, float, float], bool]:
     """Both functions above over the same float32[rows, length] while they are in a core's cache.
 
     Args:
         reference, candidate, atol, rtol, sums: of `compare_rows`.
 
     Returns:
-        What `compare_rows` returns, the largest distance in representable values, and the smallest and largest value
-        of each side, which are infinite or nan if something is.
+        What `compare_rows` returns, the largest distance in representable values, the smallest and largest value of each
+        side, which are infinite or nan if something is, and whether nothing is.
     """
     length = reference.shape[1]
-    together = max(1, 8 * PART // length)
+    together = max(1, PIECE // length)
     magnitude = np.int32(0x7FFFFFFF)
     largest, outside, farthest = 0.0, 0, 0
     places = np.empty(4, np.int64)
@@ -164,12 +162,38 @@ def measure(
         places[2], places[3] = min(places[2], found[2]), max(places[3], found[3])
     bits = np.abs(places).astype(np.uint32) | ((places < 0).astype(np.uint32) << np.uint32(31))
     low, high, second_low, second_high = bits.view(np.float32)
-    return largest, outside, farthest, (low, high, second_low, second_high)
+    is_finite = bool(np.isfinite(bits.view(np.float32)).all())
+    return largest, outside, farthest, (low, high, second_low, second_high), is_finite
+
+
+@compiled(WORST)
+def worst_row(errors: Any, sizes: Any) -> tuple[int, float]:
+    """The first of the rows whose relative L2 error is largest; one that is not a number is larger than all others.
+
+    Args:
+        errors: float64[rows, segments], the sums of the squared errors of each.
+        sizes: of the same shape, of the squares of the reference.
+
+    Returns:
+        Its place, and sqrt(error / size): 0 without an error, inf if only the reference is 0.
+    """
+    worst, largest = np.int64(0), -1.0
+    for row in range(errors.shape[0]):
+        error = size = 0.0
+        for segment in range(errors.shape[1]):
+            error += errors[row, segment]
+            size += sizes[row, segment]
+        relative = 0.0 if error == 0.0 else np.sqrt(error / size)
+        if np.isnan(relative):
+            return np.int64(row), relative
+        if relative > largest:
+            worst, largest = np.int64(row), relative
+    return worst, largest
 
 
 LIMB_BITS = 32
-LIMBS = 67
-"""Of a sum of 2^30 float64 values in units of 2^-1074: 2046 - 1 + 53 bits, 30 more, and a sign."""
+LIMBS = 68
+"""Of a sum of 2^62 float64 values in units of 2^-1074: 2046 - 1 + 53 bits, 62 more, and a sign."""
 EXPONENTS = 2048
 HELD = 1 << 10
 """Numbers of 53 bits that can be added in 64."""
@@ -177,22 +201,21 @@ HELD = 1 << 10
 
 @compiled(ADD)
 def add_exactly(values: Any, limbs: Any, specials: Any) -> None:
-    """The exact sum of every row.
+    """Adds the elements of every row to an exact sum of its own.
 
     Numbers of one exponent are added as integers, a part of the row at a time; what they come to is then added to the
     three limbs of 32 bits that it reaches into. These are counted in 64, and carried at the end.
 
     Args:
         values: float64[rows, n], n at most 2^30.
-        limbs: uint32[rows, LIMBS], overwritten: the sum of the finite values in units of 2^-1074, the lowest limb
-            first, in two's complement.
-        specials: float64[rows], overwritten: the sum of the others; 0 if there are none.
+        limbs: uint32[rows, LIMBS], added to: the sum of the finite values in units of 2^-1074, the lowest limb first,
+            in two's complement.
+        specials: float64[rows], added to: the sum of the others; 0 if there are none.
     """
     counts, totals = np.empty(LIMBS, np.int64), np.zeros(EXPONENTS, np.int64)
     mask, hidden = np.int64((1 << LIMB_BITS) - 1), np.int64(1) << 52
     for row in range(values.shape[0]):
-        counts[:] = 0
-        specials[row] = 0.0
+        counts[:] = limbs[row]
         bits: Any = values[row].view(np.int64)
         for start in range(0, bits.size, HELD):
             lowest, highest = EXPONENTS - 1, 0

@@ -8,7 +8,7 @@ import numpy as np
 
 from layerdiff.metrics import formulas
 from layerdiff.metrics.block import energies
-from layerdiff.metrics.exact import ExactSum, add_rows
+from layerdiff.metrics.exact import ExactSums
 from layerdiff.metrics.rows import Array, blocks, check_pair, groups, matrices, segments
 
 
@@ -17,7 +17,8 @@ class RelativeL2:
 
     def __init__(self) -> None:
         self._elements = 0
-        self._reference, self._error = ExactSum(), ExactSum()
+        self._sums = ExactSums(2)
+        self._reference, self._error = self._sums[0], self._sums[1]
 
     def update(self, *, reference: Array, candidate: Array) -> None:
         """Takes in one pair of tensors.
@@ -42,7 +43,7 @@ class RelativeL2:
         sums = np.empty((2, rows, segments(length)))
         for place, segment, columns in blocks(rows, length):
             sums[:, place, segment] = energies(reference[place, columns], candidate[place, columns])
-        add_rows((self._reference, self._error), sums.reshape(2, -1))
+        self._sums.add(sums.reshape(2, -1))
 
     def merge(self, other: RelativeL2) -> None:
         """Takes in everything that `other` has seen."""

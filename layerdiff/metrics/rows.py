@@ -50,6 +50,8 @@ def matrices(*sides: Array) -> Iterator[tuple[Array, ...]]:
         return
     if sides[0].ndim < 2:
         yield tuple(side.reshape(1, -1) for side in sides)
+    elif sides[0].ndim == 2:
+        yield sides
     elif all(_leading_axes_merge(side) for side in sides):
         yield tuple(side.reshape(-1, side.shape[-1]) for side in sides)
     elif (together := SEGMENT // sides[0][0].size) > 1:

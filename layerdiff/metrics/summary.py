@@ -16,14 +16,17 @@ class Summary:
     """Smallest, largest and mean finite value of one side, and how many elements are not finite.
 
     Bit for bit the same for any cut of the tensors along their leading axes, any order and any merging.
+
+    Args:
+        total: where the sum of the finite values is kept, if somebody else adds to it too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, total: ExactSum | None = None) -> None:
         self.elements = 0
         self.nan_count = 0
         self.inf_count = 0
         self._low, self._high = math.inf, -math.inf
-        self.total = ExactSum()
+        self.total = total or ExactSum()
         """The sum of the finite values."""
 
     def update(self, values: Array) -> None:

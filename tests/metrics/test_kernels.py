@@ -82,9 +82,9 @@ def test_deviation_is_what_numpy_says(dtype, data):
     assert outside == np.count_nonzero(error > limit)
 
 
-@pytest.mark.parametrize("size", [1, kernels.PART - 1, kernels.PART, kernels.PART + 1, 5 * kernels.PART + 3])
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 1023, 65536])
 @pytest.mark.parametrize("end", [0, -1])
-def test_deviation_sees_the_ends_of_every_part(size, end):
+def test_deviation_sees_both_ends_of_a_row(size, end):
     reference = np.zeros(size, np.float32)
     candidate = reference.copy()
     candidate[end] = -3.0
@@ -117,25 +117,31 @@ def test_distance_of_float32_crosses_zero_and_spans_the_dtype():
 def test_measure_is_what_its_two_parts_say_of_the_whole(shape):
     reference, candidate = sides(*shape, "float32")
     sums = np.empty((2, len(QUANTITIES), len(reference)))
-    largest, outside, farthest, ends = kernels.measure(reference, candidate, 0.1, 0.5, sums[0])
+    largest, outside, farthest, ends, is_finite = kernels.measure(reference, candidate, 0.1, 0.5, sums[0])
     assert (largest, outside) == kernels.compare_rows(reference, candidate, 0.1, 0.5, sums[1])
     assert np.array_equal(*sums)
     bits = [side.reshape(-1).view(np.int32) for side in (reference, candidate)]
     assert farthest == kernels.span(*bits, MAGNITUDE["float32"])[4]
     assert ends == (reference.min(), reference.max(), candidate.min(), candidate.max())
+    assert is_finite
 
 
 @given(data=st.data())
 def test_measure_orders_values_as_numpy_does(data):
     values = hnp.arrays("float32", (1, 9), elements=st.floats(width=32, allow_nan=False))
     reference, candidate = data.draw(values), data.draw(values)
-    ends = kernels.measure(reference, candidate, 0.0, 0.0, np.empty((len(QUANTITIES), 1)))[3]
+    ends, is_finite = kernels.measure(reference, candidate, 0.0, 0.0, np.empty((len(QUANTITIES), 1)))[3:]
+    assert is_finite == (np.isfinite(reference).all() and np.isfinite(candidate).all())
     assert ends == (reference.min(), reference.max(), candidate.min(), candidate.max())
+
+
+def no_sums(count):
+    return np.zeros((count, kernels.LIMBS), np.uint32), np.zeros(count)
 
 
 @given(st.lists(st.floats(), max_size=40))
 def test_limbs_hold_the_sum_of_fractions(values):
-    limbs, specials = np.empty((1, kernels.LIMBS), np.uint32), np.empty(1)
+    limbs, specials = no_sums(1)
     kernels.add_exactly(np.array([values], np.float64), limbs, specials)
     finite = [value for value in values if math.isfinite(value)]
     total = int.from_bytes(limbs.astype("<u4").tobytes(), "little", signed=True)
@@ -151,11 +157,25 @@ def _opposed(values):
 def test_limbs_carry_over_many_large_values():
     values = np.full((2, 1 << 20), np.finfo(np.float64).max)
     values[1] *= -1
-    limbs, specials = np.empty((2, kernels.LIMBS), np.uint32), np.empty(2)
-    kernels.add_exactly(values, limbs, specials)
+    limbs, specials = no_sums(2)
+    for half in np.split(values, 2, axis=1):
+        kernels.add_exactly(np.ascontiguousarray(half), limbs, specials)
     found = [int.from_bytes(row.tobytes(), "little", signed=True) for row in limbs.astype("<u4")]
     expected = int(np.finfo(np.float64).max) << (1074 + 20)
     assert found == [expected, -expected]
+
+
+@pytest.mark.parametrize("segments", [1, 3])
+@given(data=st.data())
+def test_worst_row_is_the_first_with_the_largest_error(segments, data):
+    values = hnp.arrays("float64", (6, segments), elements=st.sampled_from([0.0, 1.0, 4.0, math.inf, math.nan]))
+    errors, sizes = data.draw(values), data.draw(values)
+    error, size = errors.sum(axis=1), sizes.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.where(error == 0, 0.0, np.sqrt(error / size))
+    row, found = kernels.worst_row(errors, sizes)
+    assert row == np.argmax(np.isnan(relative) if np.isnan(relative).any() else relative)
+    assert np.array_equal(found, relative[row], equal_nan=True)
 
 
 def test_arrays_that_cannot_be_written_are_read():
