@@ -247,8 +247,9 @@ class Model:
         for name in set(values) - set(compiled.plan.feeds):
             del values[name]
         given: dict[str, Tensor] = {}
+        asked = None if wanted is None else frozenset(wanted)
         for op, output, value, operand in self._engine.trace(compiled, values, states, counted, given):
-            if wanted is not None and output.name not in wanted:
+            if asked is not None and output.name not in asked:
                 del value, operand
                 continue
             found = anomalies(value, tensor=output.name, op=op.type, operand=operand) if census else ()

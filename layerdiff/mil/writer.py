@@ -20,9 +20,9 @@
 
 Tensors are local variables and are deleted after their last use, constants and parameters are bound when
 the function is generated, so nothing is looked up or decided while it runs. A second form of the same
-function is a generator that yields (number, tensor, operand) for every tensor, and goes on with what the reader
-has put into `inject` in its place, if anything. Nested blocks are written
-in place: a block is a scope of names, and its steps are indented.
+function is a generator that yields (number, tensor, operand) for every tensor that is asked for or inside of a nested
+block, and goes on with what the reader has put into `inject` in its place, if anything. Nested blocks are written in
+place: a block is a scope of names, and its steps are indented.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Writer:
         traced: bool,
     ) -> None:
         self.plan, self.kernel, self.precision, self.constants = plan, kernel, precision, constants
-        self.traced = traced
+        self.traced, self.fetched = traced, frozenset(plan.fetch)
         self.lines = ["def run(feed, inject, state, census):"]
         self.indent = 1
         self.ops: dict[int, Op] = {}
@@ -131,7 +131,7 @@ class Writer:
         if not self.traced:
             results = ", ".join(f"{name!r}: {self._tensor(name)}" for name in self.plan.fetch)
             self._emit(f"return {{{results}}}")
-        elif not self.plan.steps:
+        elif not self.results:
             self._emit("yield from ()")
         return Source("\n".join(self.lines) + "\n", self.bound, self.ops, self.results)
 
@@ -167,7 +167,7 @@ class Writer:
     def _yield(self, op: Op, targets: list[str]) -> None:
         operand = self._tensor(op.inputs["x"][0]) if op.type in LOGARITHMS else "None"
         for output, target in zip(op.outputs, targets, strict=True):
-            if target != "_":
+            if target != "_" and (output.name in self.fetched or len(self.scopes) > 1):
                 self._emit(f"yield {len(self.results)}, {target}, {operand}")
                 self._emit(f"if inject: {target} = inject.pop({output.name!r}, {target})")
                 self.results.append((op, output))

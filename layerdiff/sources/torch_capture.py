@@ -26,13 +26,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.hooks import RemovableHandle
 
 from layerdiff.sources.torch_dispatch import Outside, as_called
 from layerdiff.sources.torch_kinds import OpSpec, op_spec
@@ -59,7 +61,7 @@ class ModuleCall:
     path: str
     name: str
     """`PATH[#CALL]`."""
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: dict[str, int] = field(default_factory=dict)
     """Ops so far, by name."""
     computes: bool = False
     """It has computed something that depends on what is fed."""
@@ -68,8 +70,8 @@ class ModuleCall:
 
     def op_name(self, op: str) -> str:
         """A new name for an op of that name."""
-        count = self.counts[op]
-        self.counts[op] += 1
+        count = self.counts.get(op, 0)
+        self.counts[op] = count + 1
         return f"{self.name}/{op}_{count}" if count else f"{self.name}/{op}"
 
 
@@ -106,8 +108,7 @@ class Capture(TorchDispatchMode):
         self.sink_failed = False
         """Whether the sink has raised, or is running."""
         self._in_op = False
-        self.running = ""
-        """The op that runs, or failed, for messages."""
+        self._running: tuple[ModuleCall, OpSpec] | None = None
         self._sink, self._listener, self._scripted = sink, listener, scripted
         self._wanted = frozenset(wanted) if wanted is not None else None
         self._weights = weights  # holds them, so that none of their ids is given to another tensor
@@ -165,21 +166,24 @@ class Capture(TorchDispatchMode):
         """Hands out the results of the last op."""
         pending, self._pending = self._pending, []
         for known, tensor in pending:
-            if tensor is not None and self._wanted is not None:
-                self._give_if_wanted([known.name, *known.aliases], tensor)
-            elif tensor is not None:
+            if tensor is None:
+                continue
+            if self._wanted is None:
                 self._give(known.name, tensor)
+            else:
+                self._give_if_wanted((known.name, *known.aliases), tensor)
 
     def _give_if_wanted(self, names: Sequence[str], tensor: torch.Tensor) -> None:
-        for name in names if self._wanted else ():
-            if name in self._wanted:  # type: ignore[operator] # an empty set ends the loop above
-                self._give(name, tensor)
+        if self._wanted:
+            for name in names:
+                if name in self._wanted:
+                    self._give(name, tensor)
 
     def _give(self, name: str, tensor: torch.Tensor) -> None:
         if self._sink is None or self.sink_failed:
             return
         self.sink_failed = True
-        with self._outside():
+        with self._outside:
             self._sink(name, lent_array(tensor))
         self.sink_failed = False
 
@@ -204,7 +208,12 @@ class Capture(TorchDispatchMode):
             return
         call = self._stack.pop()
         self._stack[-1].has_inner |= call.computes or call.has_inner
-        self.returned(value, call=call.name, is_leaf=not call.has_inner)
+        is_leaf = not call.has_inner
+        if isinstance(value, torch.Tensor):
+            known = self.known(value)
+            self._add_names(known, value, (call.name,), is_leaf=is_leaf and call.name == self._pending_call.name)
+        else:
+            self.returned(value, call=call.name, is_leaf=is_leaf)
 
     def at(self, path: str, name: str) -> None:
         """What follows belongs to the module call `name` of the module `path`, of which no hook tells."""
@@ -219,10 +228,13 @@ class Capture(TorchDispatchMode):
             self.flush()
         spec, kwargs = op_spec(func), kwargs or {}
         read = self._read(spec, args, kwargs)
-        self.running = f"{self._stack[-1].name}/{spec.name}"
+        self._running = self._stack[-1], spec
         self._in_op = True
         try:
-            with as_called() if spec.composite else nullcontext():
+            if spec.composite:
+                with as_called():
+                    output = func(*args, **kwargs)
+            else:
                 output = func(*args, **kwargs)
         finally:
             self._in_op = False
@@ -233,10 +245,14 @@ class Capture(TorchDispatchMode):
             self._wait(results)
         return output
 
+    @property
+    def running(self) -> str:
+        """The op that runs, or failed, for messages; empty before the first one."""
+        return "/".join((self._running[0].name, self._running[1].name)) if self._running else ""
+
     def _read(self, spec: OpSpec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Argument]:
         found: list[Argument] = []
-        named = list(zip(spec.arguments, args, strict=False)) if spec.arguments else [("", value) for value in args]
-        for name, value in (*named, *kwargs.items()):
+        for name, value in chain(zip(spec.arguments or repeat(""), args, strict=False), kwargs.items()):
             if isinstance(value, torch.Tensor):
                 found.append(Argument(name, 0, value, self.known(value)))
             elif isinstance(value, list | tuple):
@@ -250,9 +266,12 @@ class Capture(TorchDispatchMode):
         tensors = new_tensors(spec, read, output)
         if not tensors:
             return []
-        used = read if not spec.overwrites else [a for a in read if a.name not in spec.written]
-        computed = not spec.shape_only and any(a.known.computed for a in used)
-        from_weights = not (spec.shape_only or computed) and any(a.known.from_weights for a in used)
+        computed = from_weights = False
+        for argument in read if not spec.shape_only else ():
+            if not (spec.overwrites and argument.name in spec.written):
+                computed |= argument.known.computed
+                from_weights |= argument.known.from_weights
+        from_weights &= not computed
         name = self._place(read).op_name(spec.name)
         results = []
         for index, tensor in tensors:
@@ -269,7 +288,9 @@ class Capture(TorchDispatchMode):
     def _place(self, read: Sequence[Argument]) -> ModuleCall:
         """The module call to which an op belongs: the one in progress, or, in TorchScript, the owner of its weights."""
         call = self._stack[-1]
-        owners = (a.known.name.rpartition(".")[0] for a in read if self._scripted and a.known.is_weight)
+        if not self._scripted:
+            return call
+        owners = (a.known.name.rpartition(".")[0] for a in read if a.known.is_weight)
         for owner in owners:
             if any(f"{owner}.".startswith(f"{path}." if path else "") for path in self._scripted):
                 return self._bases.setdefault(owner, ModuleCall(owner, owner)) if owner else call
@@ -333,16 +354,18 @@ def watching(module: torch.nn.Module, capture: Capture) -> Iterator[None]:
     def after(_: torch.nn.Module, __: Any, output: Any) -> None:
         capture.leave(output)
 
-    with ExitStack() as hooks:
+    hooks: list[RemovableHandle] = []
+    try:
         for path, child in module.named_modules():
             if child is module or isinstance(child, torch.jit.ScriptModule):
                 continue  # the model's own call has no name; TorchScript runs no hooks
-            first = child.register_forward_pre_hook(before(path), prepend=True)
-            last = child.register_forward_hook(after, always_call=True)
-            hooks.callback(first.remove)
-            hooks.callback(last.remove)
+            hooks.append(child.register_forward_pre_hook(before(path), prepend=True))
+            hooks.append(child.register_forward_hook(after, always_call=True))
         with capture:
             yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def scripted_paths(module: torch.nn.Module) -> tuple[str, ...]:

@@ -7,13 +7,9 @@ still says that it wants a gradient, and then rounds differently), and the sink,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch.overrides import enable_reentrant_dispatch
-from torch.utils._python_dispatch import _disable_current_modes, _pop_mode_temporarily
 
 
 def as_called() -> Any:
@@ -21,13 +17,13 @@ def as_called() -> Any:
 
     Only composite ops: others come to the mode when torch is done with the keys in question.
     """
-    with enable_reentrant_dispatch():  # as it was when the op was called, autocast included
+    with torch._C._RestorePythonTLSSnapshot():  # as it was when the op was called, autocast included
         excluded = torch._C._dispatch_tls_local_exclude_set()
     return torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded)
 
 
 class Outside:
-    """`with outside(): …` in the midst of a model's run runs as if it stood where the `Outside` was made."""
+    """`with outside: …` in the midst of a model's run runs as if it stood where the `Outside` was made; not nested."""
 
     def __init__(self) -> None:
         self._inference, self._gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
@@ -35,12 +31,23 @@ class Outside:
         keys = torch._C.DispatchKey
         self._included = included.remove(keys.Python).remove(keys.PythonTLSSnapshot)
         self._excluded = torch._C._dispatch_tls_local_exclude_set()
+        self._modes: list[Any] = []
+        self._guards: tuple[Any, ...] = ()
 
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        modes = torch._C._len_torch_dispatch_stack()  # none inside of an op, the capture's own inside of a hook
-        without: Any = (nullcontext, _pop_mode_temporarily)[modes] if modes < 2 else _disable_current_modes
-        with without(), torch.inference_mode(self._inference):
-            torch.set_grad_enabled(self._gradients)  # inference_mode restores it
-            with torch._C._ForceDispatchKeyGuard(self._included, self._excluded):
-                yield
+    def __enter__(self) -> None:
+        # none is active inside of an op, the capture's own inside of a hook, and the model may have brought others
+        self._modes = [torch._C._pop_torch_dispatch_stack(None) for _ in range(torch._C._len_torch_dispatch_stack())]
+        inference = torch._C._InferenceMode(self._inference)
+        inference.__enter__()
+        torch._C._set_grad_enabled(self._gradients)  # the guard before it restores it
+        keys = torch._C._ForceDispatchKeyGuard(self._included, self._excluded)
+        keys.__enter__()
+        self._guards = keys, inference
+
+    def __exit__(self, *raised: Any) -> None:
+        for guard in self._guards:
+            guard.__exit__(*raised)
+        self._guards = ()
+        for mode in reversed(self._modes):
+            torch._C._push_on_torch_dispatch_stack(mode)
+        self._modes = []

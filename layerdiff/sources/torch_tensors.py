@@ -217,6 +217,7 @@ def lent_array(tensor: torch.Tensor) -> NDArray[Any]:
         tensor = tensor.to_dense()
     if tensor.dtype in WIDENED:
         tensor = tensor.to(torch.float32)
-    array = tensor.numpy(force=True)
+    is_plain = tensor.is_cpu and not (tensor.requires_grad or tensor.is_conj() or tensor.is_neg())
+    array = tensor.numpy(force=not is_plain)
     array.flags.writeable = False
     return array
