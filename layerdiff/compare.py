@@ -110,7 +110,8 @@ class StageComparison:
         self.layout = note or self.layout
         self._note_shapes(reference, shown)
         self.total.update(reference=compact(reference), candidate=compact(agreed), label=clip)
-        self._update_splits(reference, variants, padded=layout)
+        if len(variants) > 1:
+            self._update_splits(reference, variants, padded=layout)
         if self.profile is not None:
             self.profile.update(reference=reference, candidate=agreed, clip=clip, points=points)
         if self.keeps_witness:
@@ -132,6 +133,8 @@ class StageComparison:
 
     def _note_shapes(self, reference: Array, candidate: Array) -> None:
         seen = (reference.shape, candidate.shape)
+        if self.shapes == seen:
+            return
         known = self.shapes or seen
         self.shapes = (merge_shapes(known[0], seen[0]), merge_shapes(known[1], seen[1]))
 
@@ -143,8 +146,9 @@ class StageComparison:
                 sides[name] = agreed
         for split, (first, second) in splits_of(variants).items():
             if first in sides and second in sides:
-                accumulator = self.splits.setdefault(split, RelativeL2())
-                accumulator.update(reference=compact(sides[first]), candidate=compact(sides[second]))
+                if split not in self.splits:
+                    self.splits[split] = RelativeL2()
+                self.splits[split].update(reference=compact(sides[first]), candidate=compact(sides[second]))
 
     def _keep_worst(self, reference: Array, candidate: Array, *, clip: str, points: Points | None) -> None:
         error = RelativeL2()
@@ -338,6 +342,8 @@ def require_within(shape: Sequence[int], index: Index) -> None:
 def compact(value: Array) -> Array:
     """A tensor without single axes at its end, so that its rows are as long as they can be: sums go row by row."""
     shape = value.shape
+    if shape[-1:] != (1,):
+        return value
     while len(shape) > 1 and shape[-1] == 1:
         shape = shape[:-1]
     return value.reshape(shape)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, permutations
 from math import inf, prod
 from operator import mul
@@ -54,6 +55,8 @@ class Layout:
         Raises:
             ValueError: it has other lengths than this layout can bring together.
         """
+        if self.is_plain and candidate.shape == tuple(shape):
+            return candidate
         moved = candidate.transpose(self.candidate_axes)
         between = tuple(shape[axis] for axis in self.reference_axes)
         if self.cropped and moved.ndim == len(between):
@@ -74,7 +77,7 @@ class Layout:
             moved = whole
         return moved.reshape(between).transpose(np.argsort(self.candidate_axes))
 
-    @property
+    @cached_property
     def is_plain(self) -> bool:
         """Whether nothing is permuted or cut off."""
         return _is_sorted(self.candidate_axes) and _is_sorted(self.reference_axes) and not self.cropped

@@ -139,10 +139,7 @@ def load(*sides: Array) -> list[NDArray[Any]]:
 
 def _is_read_in_place(*sides: Array) -> bool:
     """Whether the sides are float32 and lie as the compiled loops read them."""
-    for side in sides:
-        if side.dtype != np.float32 or not _lies_well(side):
-            return False
-    return True
+    return all(side.dtype == np.float32 and _lies_well(side) for side in sides)
 
 
 def _loaded(side: Array, place: NDArray[Any]) -> NDArray[Any]:

@@ -144,8 +144,8 @@ def measure(
         reference, candidate, atol, rtol, sums: of `compare_rows`.
 
     Returns:
-        What `compare_rows` returns, the largest distance in representable values, the smallest and largest value of each
-        side, which are infinite or nan if something is, and whether nothing is.
+        What `compare_rows` returns, the largest distance in representable values, the smallest and largest value of
+        each side, which are infinite or nan if something is, and whether nothing is.
     """
     length = reference.shape[1]
     together = max(1, PIECE // length)
@@ -167,7 +167,7 @@ def measure(
 
 
 @compiled(WORST)
-def worst_row(errors: Any, sizes: Any) -> tuple[int, float]:
+def worst_row(errors: Any, sizes: Any) -> Any:
     """The first of the rows whose relative L2 error is largest; one that is not a number is larger than all others.
 
     Args:
@@ -175,7 +175,7 @@ def worst_row(errors: Any, sizes: Any) -> tuple[int, float]:
         sizes: of the same shape, of the squares of the reference.
 
     Returns:
-        Its place, and sqrt(error / size): 0 without an error, inf if only the reference is 0.
+        Its place as an int, and sqrt(error / size) as a float: 0 without an error, inf if only the reference is 0.
     """
     worst, largest = np.int64(0), -1.0
     for row in range(errors.shape[0]):

@@ -98,10 +98,13 @@ class Sides:
         part = aligned.candidate_part
         cut = {name: value if part is None else value[part] for name, value in values.items()}
         shown = next(iter(cut.values()))
-        layout = self._layout(aligned, expected, cut, padded=padded)
-        if layout is None:
+        layout = self.layouts.get(aligned.stage.name)
+        moved = _applied(layout, expected, cut)
+        if moved is None:
+            layout = self._found(aligned, expected, cut, padded=padded)
+            moved = _applied(layout, expected, cut)
+        if layout is None or moved is None:
             return expected, None, f"{list(shown.shape)} against the reference's {list(expected.shape)}"
-        moved = {name: layout.apply(value, expected.shape) for name, value in cut.items()}
         if any(is_float(value) != is_float(expected) for value in moved.values()):
             # a converter may compute lengths and masks as floats, or the other way round
             expected = expected.astype(np.float64)
@@ -109,21 +112,17 @@ class Sides:
         note = layout.describe(reference=expected.shape, candidate=shown.shape)
         return expected, moved, note if part is None else f"{written(part)} of the tensor; {note}".rstrip("; ")
 
-    def _layout(
+    def _found(
         self, aligned: AlignedStage, expected: Array, values: Mapping[str, Array], *, padded: bool
     ) -> Layout | None:
-        """The known layout if it still fits, else the one under which the most faithful variant is nearest."""
-        name, shown = aligned.stage.name, next(iter(values.values()))
-        known = self.layouts.get(name)
-        if known is not None and _applies(known, expected, shown):
-            return known
+        """The layout under which the most faithful variant is nearest, kept from now on; None if none fits."""
         for variant in ("own", "float32", "declared"):
             if variant in values:
                 found, _ = find(
                     reference=expected, candidate=values[variant], padded=padded, is_returned=aligned.is_returned
                 )
                 if found is not None:
-                    self.layouts[name] = found
+                    self.layouts[aligned.stage.name] = found
                 return found
         return None
 
@@ -133,7 +132,7 @@ class Sides:
         None if the stage is only a part of the tensor, or no layout brings the two together.
         """
         layout = self.layouts.get(aligned.stage.name)
-        if layout is None or not aligned.is_whole or not _applies(layout, truth, value):
+        if layout is None or not aligned.is_whole or _applied(layout, truth, {"": value}) is None:
             return None
         return layout.invert(truth, value).astype(value.dtype)
 
@@ -142,14 +141,15 @@ def is_float(value: Array) -> bool:
     return value.dtype.kind == "f"
 
 
-def _applies(layout: Layout, reference: Array, candidate: Array) -> bool:
-    if len(layout.candidate_axes) != candidate.ndim or len(layout.reference_axes) != reference.ndim:
-        return False
+def _applied(layout: Layout | None, reference: Array, values: Mapping[str, Array]) -> dict[str, Array] | None:
+    """The variants of a candidate's tensor in the reference's shape; None if lengths or axes do not fit."""
+    axes = next(iter(values.values())).ndim
+    if layout is None or (len(layout.candidate_axes), len(layout.reference_axes)) != (axes, reference.ndim):
+        return None
     try:
-        layout.apply(candidate, reference.shape)
+        return {name: layout.apply(value, reference.shape) for name, value in values.items()}
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def written(index: Any) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.overrides import enable_reentrant_dispatch
 
 
 def as_called() -> Any:
@@ -17,7 +18,7 @@ def as_called() -> Any:
 
     Only composite ops: others come to the mode when torch is done with the keys in question.
     """
-    with torch._C._RestorePythonTLSSnapshot():  # as it was when the op was called, autocast included
+    with enable_reentrant_dispatch():  # as it was when the op was called, autocast included
         excluded = torch._C._dispatch_tls_local_exclude_set()
     return torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded)
 
