@@ -26,7 +26,7 @@ from benchmarks.networks import MEL_FRAMES
 
 LIMIT = 1.3
 """How much longer the comparison may take than both sides alone."""
-ROUNDS = 3
+ROUNDS = 7
 LAYERS = int(os.environ.get("LAYERDIFF_BENCHMARK_LAYERS", "24"))
 
 

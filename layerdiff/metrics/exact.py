@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from layerdiff.metrics import kernels
 
 UNIT_BITS = 1126
-"""Sums are kept in units of 2**-1126: what the 53rd bit of the smallest subnormal number would be worth."""
+"""`ExactSum.units` are 2**-1126: what the 53rd bit of the smallest subnormal number would be worth."""
 LOWEST_BITS = 1074
 """Every float64 is a whole number of 2**-1074."""
 CHUNK = 1 << 30

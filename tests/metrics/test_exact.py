@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerdiff.metrics import ExactSum
+from layerdiff.metrics.exact import ExactSums
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -41,6 +42,23 @@ def test_any_order_cut_and_merge_gives_the_same(values, data):
     left, right = exact(shuffled[:cut]), exact(*shuffled[cut:])
     right.merge(left)
     assert right.result() == exact(values).result()
+
+
+@given(st.lists(finite, max_size=20), st.lists(finite, max_size=20))
+def test_units_can_be_kept_added_and_read_back(first, second):
+    units = exact(first).units + exact(second).units
+    assert Fraction(units, 2**1126) == sum(map(Fraction, first + second))
+    assert ExactSum.of_units(units).result() == rounded(first + second)
+    assert ExactSum.of_units(units).units == units
+
+
+def test_sums_that_are_kept_together_do_not_touch_each_other():
+    sums = ExactSums(3)
+    sums.add(np.array([[1.0, 2.0], [math.inf, 1.0], [-4.0, 0.5]]))
+    sums[1].merge(exact([5.0]))
+    sums[2].add([-1.0])
+    sums[0].merge(sums[2])
+    assert [sums[place].result() for place in range(3)] == [-1.5, math.inf, -4.5]
 
 
 def test_cancellation_and_subnormals_leave_nothing_out():

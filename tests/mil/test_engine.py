@@ -114,6 +114,13 @@ def test_a_trace_holds_only_what_is_still_needed(model, joint):
     assert not any(reference() is not None for reference in references.values())
 
 
+def test_a_trace_stops_only_at_what_is_asked_for(model):
+    names = [tensor.name for tensor in model.tensors]
+    source = model._engine.compiled(names[-1:], traced=True).source
+    assert [output.name for _, output in source.results] == names[-1:]
+    assert source.text.count("yield") == 1
+
+
 def test_an_unknown_op_is_refused_when_the_model_is_loaded(edited):
     def unknown(spec):
         next(op for op in block_of(spec).operations if op.type == "relu").type = "relux"

@@ -70,6 +70,8 @@ def test_a_condition_runs_the_block_that_it_chooses(choice, x):
 def test_a_trace_shows_only_the_block_that_ran(choice):
     assert [t.op for t in choice.trace({"x": X})] == ["reduce_sum", "greater", "mul", "add", "cond"]
     assert [t.op for t in choice.trace({"x": -X})] == ["reduce_sum", "greater", "sin", "cond"]
+    (result,) = choice.outputs
+    assert [t.name for t in choice.trace({"x": X}, wanted=[result])] == [result]
     assert {t.op for t in choice.tensors} == {"reduce_sum", "greater", "mul", "add", "sin", "cond"}
 
 
