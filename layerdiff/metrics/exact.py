@@ -1,6 +1,6 @@
 """Exact sums of float64 values: the same result for every order, chunking and merge tree.
 
-A finite float64 is an integer multiple of 2**-1074, so a sum of them is an integer too, of at most 2170 bits for any
+A finite float64 is an integer multiple of 2**-1074, so a sum of them is an integer too, of at most 2161 bits for any
 number of values that can be had (`kernels.add_exactly`): addition is exact, and therefore associative and commutative.
 
 What this is not: a more accurate way to compute the values themselves. Rounding happens where they are made
