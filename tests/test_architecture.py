@@ -21,6 +21,7 @@ PACKAGE = ROOT / "layerdiff"
 LEVELS = {
     0: {"errors", "pictures", "records"},
     1: {
+        "allocator",
         "audio",
         "config",
         "crepe",
