@@ -1,12 +1,15 @@
 """Gives memory that has been freed back to the operating system.
 
-glibc keeps what is freed in its heap, for the next tensors of that size. Tensors of 32 MiB and more never come out of
-that heap, so where both sides of a comparison make some, the heap lies idle beside them and raises the peak.
+glibc keeps what is freed in its heap, for the next tensors of that size. Larger tensors never come out of that heap:
+where both sides of a comparison make some, what an earlier feed left there lies idle beside them and raises the peak.
 """
 
 from __future__ import annotations
 
 import sys
+
+HEAP_TENSOR_BYTES = 32 * 2**20
+"""From this size on, a tensor has pages of its own: the limit of glibc's mmap threshold on 64 bits, see mallopt(3)."""
 
 
 def return_freed() -> None:

@@ -14,7 +14,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
 from layerdiff import audio
-from layerdiff.allocator import return_freed
+from layerdiff.allocator import HEAP_TENSOR_BYTES, return_freed
 from layerdiff.environment import environment
 from layerdiff.errors import ConfigError, LayerdiffError
 from layerdiff.records import (
@@ -53,9 +53,6 @@ CONTRACT_OUTPUTS = {
     "joint": ("logits",),
 }
 """Component of a NeMo model → the names in its packages of what its module returns, in order; empty for none."""
-
-LARGE_FEED_BYTES = 256 * 2**20
-"""From how much of compared tensors on a feed ends with freed memory being returned, which takes some milliseconds."""
 
 Fed = tuple[str, str, "Feed"]
 """Component, label, feed."""
@@ -153,11 +150,13 @@ def compare_feed(trials: Sequence[AlignedTrial], feed: Feed, label: str) -> None
     if not wanted:
         return
 
-    compared_bytes = 0
+    is_returned = False
 
     def sink(name: str, value: Array) -> None:
-        nonlocal compared_bytes
-        compared_bytes += value.nbytes
+        nonlocal is_returned
+        if value.nbytes >= HEAP_TENSOR_BYTES and not is_returned:  # the candidate is about to make one too
+            return_freed()
+            is_returned = True
         for trial in trials:
             trial.receive(name, value)
 
@@ -168,8 +167,6 @@ def compare_feed(trials: Sequence[AlignedTrial], feed: Feed, label: str) -> None
     finally:
         for trial in trials:
             trial.end()
-        if compared_bytes >= LARGE_FEED_BYTES:
-            return_freed()
 
 
 # ------------------------------------------------------------------ feeds

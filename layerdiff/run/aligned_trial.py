@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from layerdiff.align import Alignment, Signature, align
 from layerdiff.align.structure import OTHER_OP
 from layerdiff.align.values import signature
-from layerdiff.allocator import return_freed
 from layerdiff.compare import Stage, StageComparison, expected_of, sliced
 from layerdiff.errors import EngineError, FeedError, LayerdiffError
 from layerdiff.metrics.profile import ProfileAccumulator
@@ -101,7 +100,6 @@ class AlignedTrial:
                 stages = aligned_stages(found, component=self.component, reference=ours, candidate=theirs)
                 self.meeting = Meeting(ours, theirs, inputs, stages, found)
             self.comparisons = {s.stage.name: self._comparison(s.stage) for s in self.meeting.stages}
-            return_freed()  # the weights and tensors that were read to find the stages
         return self.meeting
 
     def _reference_outline(self, feed: Feed) -> Outline:

@@ -17,7 +17,9 @@ from layerdiff.run.runs import PackageRuns
 from layerdiff.sources.torch_source import TorchSource
 
 
-def test_freed_memory_is_returned_after_a_large_feed_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_freed_memory_is_returned_once_at_the_first_tensor_that_the_heap_does_not_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU()).eval()
     x = np.random.default_rng(0).standard_normal((1, 8)).astype(np.float32)
@@ -31,11 +33,10 @@ def test_freed_memory_is_returned_after_a_large_feed_only(tmp_path: Path, monkey
         ).save(str(tmp_path / "net.mlpackage"))
     model: Any = mil.load(tmp_path / "net.mlpackage")
     trial = AlignedTrial("it", "net", TorchSource.from_module(net, name="net"), PackageRuns(model))
-    trial.meet({"input": x})
     returned: list[int] = []
     monkeypatch.setattr(aligned, "return_freed", lambda: returned.append(1))
     aligned.compare_feed([trial], {"input": x}, "small")
     assert not returned
-    monkeypatch.setattr(aligned, "LARGE_FEED_BYTES", 2 * x.nbytes)  # the tensors of two stages
+    monkeypatch.setattr(aligned, "HEAP_TENSOR_BYTES", x.nbytes)  # what both of the stages have
     aligned.compare_feed([trial], {"input": x}, "large")
     assert returned == [1]
